@@ -1,0 +1,384 @@
+"""The networks: sequences of named stages, so that any stage can be the layer a method explains.
+
+`lite0`, `lite1`, `lite2` are EfficientNet-Lite with ImageNet weights; `mlp-*` and `cnn-*` are small
+networks of four activations trained on 4,000 MNIST digits, exactly reproducible from their seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from attribook.data import cache_folder, locate, mnist5k
+
+MIN_ACCURACY = (
+    0.90  # on the 1,000 test digits; a network below it is not worth explaining
+)
+
+# EfficientNet-Lite: kernel, stride, expansion, channels, repeats of each group of blocks at width
+# and depth 1. Stem and head are never scaled, and the first and last group are never repeated more.
+GROUPS = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+STEM, HEAD, CLASSES = 32, 1280, 1000
+BATCH_NORM_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a small network is trained on the 4,000 digits: Adam on the cross-entropy."""
+
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    epochs: int = 12
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a network, and where its weights come from: training, or a checkpoint."""
+
+    build: Callable[[], nn.Sequential]
+    training: Training | None = field(default=None)
+
+
+def load_model(name: str, seed: int = 0) -> nn.Sequential:
+    """The trained network, in evaluation mode, on the CPU.
+
+    Small networks: seed 0 comes with the package; another seed is trained on first use (a few
+    seconds) and cached. EfficientNet-Lite has one set of weights, so there `seed` changes nothing.
+    """
+    recipe = _recipe(name)
+    if recipe.training is None:
+        return _with_checkpoint(recipe.build(), *locate(name))
+    packaged = Path(str(files("attribook") / "weights" / f"{name}.safetensors"))
+    return _read(recipe.build(), packaged) if seed == 0 else _cached(name, recipe, seed)
+
+
+def untrained(name: str, seed: int = 0) -> nn.Sequential:
+    """The same architecture with random weights, in evaluation mode: the control of an experiment.
+
+    Leaves the global random state alone. Batch norm is the identity here; the convolutions of
+    EfficientNet-Lite are scaled so that activations keep their size through all 50 layers.
+    """
+    return _initialised(_recipe(name), seed).eval()
+
+
+def accuracy(
+    model: nn.Module, images: Float[Tensor, "n ..."], labels: Int[Tensor, " n"]
+) -> float:
+    """The share of images whose largest logit is at their label."""
+    device = next(model.parameters()).device
+    hits = 0
+    with torch.no_grad():
+        for image, label in zip(images.split(100), labels.split(100), strict=True):
+            hits += (
+                (model(image.to(device)).argmax(1).cpu() == label.cpu()).sum().item()
+            )
+    return hits / len(labels)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a notebook's `device` parameter names; "auto": CUDA where there is one.
+
+    The one place where "auto" has a meaning: notebooks ask, nothing else in the package picks one.
+    """
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f'device "{device}" is none; use "auto", "cpu" or "cuda"'
+        ) from error
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f'device "{device}" is not there; use "auto", which takes what there is'
+        )
+    return resolved
+
+
+# -- architectures -----------------------------------------------------------------------------
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution padded so that the output has ceil(n / stride) rows and columns.
+
+    An odd number of padding rows puts the extra one below, as the checkpoints were trained.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad by what this input's size needs, then convolve."""
+        top, bottom = self._padding(x.shape[-2])
+        left, right = self._padding(x.shape[-1])
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+    def _padding(self, n: int) -> tuple[int, int]:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        total = max((math.ceil(n / stride) - 1) * stride + kernel - n, 0)
+        return total // 2, total - total // 2
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the body's output to its input."""
+        return x + self.body(x)
+
+
+def stages(**modules: nn.Module) -> nn.Sequential:
+    """A sequence of stages under the names given."""
+    return nn.Sequential(OrderedDict(modules))
+
+
+def mlp(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """784-128-128-10."""
+    return stages(
+        flatten=nn.Flatten(),
+        dense1=nn.Linear(784, 128),
+        act1=activation(),
+        dense2=nn.Linear(128, 128),
+        act2=activation(),
+        logits=nn.Linear(128, 10),
+    )
+
+
+def cnn(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """Two strided convolutions without padding, 28 -> 12 -> 5, and two dense layers."""
+    return stages(
+        conv1=nn.Conv2d(1, 8, 5, stride=2),
+        act1=activation(),
+        conv2=nn.Conv2d(8, 16, 3, stride=2),
+        act2=activation(),
+        flatten=nn.Flatten(),
+        dense=nn.Linear(400, 64),
+        act3=activation(),
+        logits=nn.Linear(64, 10),
+    )
+
+
+def efficientnet_lite(width: float, depth: float) -> nn.Sequential:
+    """EfficientNet-Lite: MobileNet blocks without squeeze-and-excitation, ReLU6 throughout.
+
+    Takes photos of any size; the checkpoints were trained at 224, 240 and 260 pixels (0, 1, 2).
+    """
+    groups, channels = {}, STEM
+    for i, (kernel, stride, expansion, out, repeats) in enumerate(GROUPS, start=1):
+        out = _rounded(out * width)
+        fixed = i in (1, len(GROUPS))
+        blocks = [_block(kernel, stride, expansion, channels, out)]
+        for _ in range(1, repeats if fixed else math.ceil(repeats * depth)):
+            blocks.append(_block(kernel, 1, expansion, out, out))
+        groups[f"group{i}"], channels = nn.Sequential(*blocks), out
+    return stages(
+        stem=_convolution(3, STEM, 3, stride=2, act=nn.ReLU6()),
+        **groups,
+        head=_convolution(channels, HEAD, 1, act=nn.ReLU6()),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        logits=nn.Linear(HEAD, CLASSES),
+    )
+
+
+def _block(
+    kernel: int, stride: int, expansion: int, channels: int, out: int
+) -> nn.Module:
+    hidden = channels * expansion
+    parts = {
+        "expand": _convolution(channels, hidden, 1, act=nn.ReLU6()),
+        "depthwise": _convolution(
+            hidden, hidden, kernel, stride, hidden, act=nn.ReLU6()
+        ),
+        "project": _convolution(hidden, out, 1),
+    }
+    if expansion == 1:
+        del parts["expand"]
+    body = stages(**parts)
+    return Residual(body) if stride == 1 and channels == out else body
+
+
+def _convolution(
+    channels: int,
+    out: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    act: nn.Module | None = None,
+) -> nn.Sequential:
+    conv = SameConv2d(channels, out, kernel, stride, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if act else "linear")
+    parts = {"conv": conv, "norm": nn.BatchNorm2d(out, eps=BATCH_NORM_EPSILON)}
+    return stages(**parts, act=act) if act else stages(**parts)
+
+
+def _rounded(channels: float) -> int:
+    """The nearest multiple of 8, but never less than 90 % of what was asked."""
+    nearest = int(channels + 4) // 8 * 8
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+}
+SLOWER_TO_LEARN = {"sigmoid": Training(learning_rate=5e-3)}
+
+RECIPES: dict[str, Recipe] = {
+    "lite0": Recipe(partial(efficientnet_lite, width=1.0, depth=1.0)),
+    "lite1": Recipe(partial(efficientnet_lite, width=1.0, depth=1.1)),
+    "lite2": Recipe(partial(efficientnet_lite, width=1.1, depth=1.2)),
+} | {
+    f"{family}-{name}": Recipe(
+        partial(build, act), SLOWER_TO_LEARN.get(name, Training())
+    )
+    for family, build in {"mlp": mlp, "cnn": cnn}.items()
+    for name, act in ACTIVATIONS.items()
+}
+MODELS = tuple(RECIPES)
+
+
+# -- weights -----------------------------------------------------------------------------------
+
+
+def train(name: str, seed: int = 0) -> nn.Sequential:
+    """The network trained from scratch; the same seed gives the same bits on one machine."""
+    recipe = _recipe(name)
+    if recipe.training is None:
+        raise ValueError(
+            f"{name} comes from a checkpoint and has no training recipe here"
+        )
+    how, digits = recipe.training, mnist5k()
+    model = _initialised(recipe, seed).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    with _one_thread():
+        for _ in tqdm(
+            range(how.epochs), desc=f"training {name}, seed {seed}", unit="epoch"
+        ):
+            order = torch.randperm(len(digits.train_labels), generator=generator)
+            for rows in order.split(how.batch_size):
+                logits = model(digits.train_images[rows])
+                optimiser.zero_grad()
+                F.cross_entropy(logits, digits.train_labels[rows]).backward()
+                optimiser.step()
+    optimiser.zero_grad()
+    reached = accuracy(model.eval(), digits.test_images, digits.test_labels)
+    if reached <= MIN_ACCURACY:
+        raise ValueError(
+            f"{name} with seed {seed} reached a test accuracy of {reached:.3f}, "
+            f"wanted more than {MIN_ACCURACY}; choose another seed"
+        )
+    return model
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write the weights with their digest; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(state, part, metadata={"sha256": _digest(state)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise ValueError(f'no model "{name}"; there are {", ".join(MODELS)}')
+    return RECIPES[name]
+
+
+def _initialised(recipe: Recipe, seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(
+            seed
+        )  # the CPU's alone; manual_seed reaches the GPUs
+        return recipe.build()
+
+
+def _with_checkpoint(model: nn.Sequential, path: Path) -> nn.Sequential:
+    """The model with a checkpoint's weights, matched by order: both list layers as data flows."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state = dict(zip(model.state_dict(), checkpoint.values(), strict=True))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _cached(name: str, recipe: Recipe, seed: int) -> nn.Sequential:
+    """The network from the cache; trained and stored first if it is not there or not readable."""
+    version = hashlib.sha256(repr(recipe.training).encode()).hexdigest()[:8]
+    path = cache_folder() / "models" / f"{name}-seed{seed}-{version}.safetensors"
+    if path.exists():
+        try:
+            return _read(_initialised(recipe, seed), path)
+        except ValueError as error:
+            warnings.warn(f"{error}; training it again", stacklevel=3)
+    model = train(name, seed)
+    save(model, path)
+    return model
+
+
+def _read(model: nn.Sequential, path: Path) -> nn.Sequential:
+    if not path.exists():
+        raise ValueError(f"{path} is missing from the package; install attribook again")
+    try:
+        with safe_open(path, framework="pt") as weights:
+            state = {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118
+            expected = (weights.metadata() or {}).get("sha256", "none stored")
+        found = _digest(state)
+        if found != expected:
+            raise ValueError(f"sha256 expected {expected}, found {found}")
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(f"weights {path} are damaged ({error})") from error
+    return model.eval()
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums do not depend on how many cores the machine has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
