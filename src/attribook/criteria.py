@@ -1,0 +1,152 @@
+"""Measures of attribution maps: agreement with the model, smoothness, and where the mass lies.
+
+Maps have shape (batch, height, width), attributions summed over channels; an undefined value is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from attribook.coalitions import MaskedGame, random_coalitions
+
+Maps = Float[Tensor, "batch height width"]
+PerMap = Float[Tensor, " batch"]
+
+
+def sensitivity_n(
+    attributions: Float[Tensor, "batch *features"],
+    game: MaskedGame,
+    sizes: list[int],
+    n_coalitions: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "batch sizes"]:
+    """Pearson correlation between attribution sums and score changes over random sets of each size.
+
+    1 for exact attributions of an additive model. (Ancona et al. 2018, the chapter's companion)
+    n_coalitions forward passes a size. Pass one game and generator state to compare methods.
+    """
+    columns = []
+    whole = torch.ones(1, game.n_players, dtype=torch.bool)
+    by_player = game.by_player(attributions)
+    for size in sizes:
+        removed = random_coalitions(game.n_players, size, n_coalitions, generator)
+        values = game(torch.cat([whole, ~removed]))
+        sums = by_player @ removed.T.to(by_player)
+        columns.append(correlation(sums, values[:, :1] - values[:, 1:]))
+    return torch.stack(columns, 1)
+
+
+def correlation(
+    one: Float[Tensor, "batch *features"], other: Float[Tensor, "batch *features"]
+) -> PerMap:
+    """Pearson correlation of each sample's two maps; NaN for a constant one."""
+    one, other = (x.flatten(1).double() for x in (one, other))
+    one, other = (x - x.mean(1, keepdim=True) for x in (one, other))
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
+
+
+def sign_flip_rate(maps: Maps) -> PerMap:
+    """The share of neighbouring pairs, both non-zero, with opposite signs; 0.5 for white noise."""
+    products = [product.flatten(1) for product in _neighbour_products(maps)]
+    flips = sum((product < 0).sum(1) for product in products)
+    return flips / sum((product != 0).sum(1) for product in products)
+
+
+def lag1_autocorrelation(maps: Maps) -> PerMap:
+    """Mean product of neighbouring deviations from the mean, over their variance."""
+    centred = maps - maps.mean((1, 2), keepdim=True)
+    across, down = (product.mean((1, 2)) for product in _neighbour_products(centred))
+    return (across + down) / 2 / centred.square().mean((1, 2))
+
+
+def relative_total_variation(maps: Maps) -> PerMap:
+    """Mean absolute difference of neighbours over twice the mean absolute value."""
+    across = maps.diff(dim=2).abs().mean((1, 2))
+    down = maps.diff(dim=1).abs().mean((1, 2))
+    return (across + down) / (2 * maps.abs().mean((1, 2)))
+
+
+def coherence(maps: Maps) -> PerMap:
+    """sum(map) / sum|map|: 1 when all of one sign, near 0 when signs cancel."""
+    return maps.sum((1, 2)) / maps.abs().sum((1, 2))
+
+
+def box_gain(maps: Maps, masks: Bool[Tensor, "batch height width"]) -> PerMap:
+    """Share of the positive mass inside the mask over the mask's share of the area; 1 is chance."""
+    positive = maps.clamp(min=0)
+    share = (positive * masks).sum((1, 2)) / positive.sum((1, 2))
+    return share / masks.to(maps).mean((1, 2))
+
+
+class Focus(NamedTuple):
+    """Share of the strongest cells on the subject, the same by chance, and kappa between them."""
+
+    hit: PerMap
+    chance: PerMap
+    kappa: PerMap
+
+
+def occlusion_focus(
+    maps: Float[Tensor, "batch rows columns"],
+    masks: Bool[Tensor, "batch height width"],
+    patch: int,
+    centres: Int[Tensor, "cells 2"],
+    top: float = 0.10,
+) -> Focus:
+    """How many of an occlusion map's strongest cells touch the subject, corrected for chance.
+
+    A cell touches when a patch centred there overlaps the mask. kappa = (hit - chance)/(1 - chance).
+    """
+    window = 2 * (patch // 2) + 1
+    dilated = F.max_pool2d(masks[:, None].float(), window, stride=1, padding=patch // 2)[:, 0]
+    touches = dilated[:, centres[:, 0], centres[:, 1]]  # (batch, cells)
+    strongest = maps.flatten(1).argsort(1, descending=True, stable=True)
+    best = strongest[:, : round(top * strongest.shape[1])]
+    hit, chance = touches.gather(1, best).mean(1), touches.mean(1)
+    open_room = torch.where((chance == 0) | (chance == 1), math.nan, 1 - chance)
+    return Focus(hit, chance, (hit - chance) / open_room)
+
+
+@dataclass
+class Passes:
+    """What went through a model: calls and rows forward, rows backward."""
+
+    forward_calls: int = 0
+    forward_rows: int = 0
+    backward_calls: int = 0
+    backward_rows: int = 0
+
+
+@contextmanager
+def count_passes(model: nn.Module) -> Iterator[Passes]:
+    """Counts the passes made through the model inside the block; leaves no hook behind."""
+    passes = Passes()
+
+    def backward(grad: Tensor) -> None:
+        passes.backward_calls += 1
+        passes.backward_rows += len(grad)
+
+    def forward(module: nn.Module, args: tuple, output: Tensor) -> None:
+        passes.forward_calls += 1
+        passes.forward_rows += len(output)
+        if output.requires_grad:
+            output.register_hook(backward)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def _neighbour_products(maps: Maps) -> tuple[Tensor, Tensor]:
+    return maps[:, :, 1:] * maps[:, :, :-1], maps[:, 1:] * maps[:, :-1]

@@ -1,0 +1,303 @@
+"""The named methods, each a few lines over one mechanism. [gradient, Table 1 and Sec. 4.3]
+
+Every method takes a score and inputs of shape (batch, *features) and returns attributions of the
+same shape, signed and unscaled. `baseline=None` means zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attribook.chain import (
+    alpha_beta,
+    averaged_product,
+    cross_max,
+    guided,
+    modified_gradient,
+    ratio,
+    rescale,
+)
+from attribook.coalitions import (
+    MaskedGame,
+    grid_centres,
+    patch_masks,
+    sampled_shapley_values,
+    shapley_values,
+)
+from attribook.parts import reveal_cancel
+from attribook.paths import ELEMENTS_A_PASS, path_integral, straight
+from attribook.score import Score, check_inputs, plain_gradient
+
+Inputs = Float[Tensor, "batch *features"]
+Baseline = Float[Tensor, "#batch *features"]
+Baselines = Float[Tensor, "n_baselines *features"]
+
+
+def gradient(score: Score, inputs: Inputs) -> Inputs:
+    """dS/dx_i. [gradient, Eq. 4] One forward and one backward pass."""
+    check_inputs(inputs)
+    return plain_gradient(score, inputs)
+
+
+def sensitivity(score: Score, inputs: Inputs) -> Inputs:
+    """Sensitivity analysis, |dS/dx_i|. [gradient, Eq. 11] One forward and one backward pass."""
+    return gradient(score, inputs).abs()
+
+
+def gradient_x_input(score: Score, inputs: Inputs) -> Inputs:
+    """Gradient * Input, x_i dS/dx_i. [gradient, Eq. 12] One forward and one backward pass."""
+    return inputs * gradient(score, inputs)
+
+
+def smooth_grad(
+    score: Score,
+    inputs: Inputs,
+    noise_level: float = 0.15,
+    n_samples: int = 50,
+    *,
+    generator: torch.Generator,
+) -> Inputs:
+    """The mean gradient under Gaussian noise of `noise_level` times each sample's range of values.
+
+    Smilkov et al. 2017. `n_samples` forward and backward passes.
+    """
+    check_inputs(inputs)
+    flat = inputs.flatten(1)
+    scale = noise_level * (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (inputs.dim() - 1))
+    total = torch.zeros_like(inputs)
+    for _ in range(n_samples):
+        noise = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs)
+        total += plain_gradient(score, inputs + scale * noise)
+    return total / n_samples
+
+
+def guided_backprop(score: Score, inputs: Inputs, elementwise: Sequence[Callable] = ()) -> Inputs:
+    """The gradient with only positive gradients passed back at each nonlinearity.
+
+    Springenberg et al. 2015. One forward and one backward pass.
+    """
+    return modified_gradient(score, inputs, nonlinear=guided, elementwise=elementwise)
+
+
+def grad_cam(
+    score: Score, inputs: Float[Tensor, "batch channel height width"], layer: str
+) -> Float[Tensor, "batch channel height width"]:
+    """Grad-CAM of a convolutional `layer`, enlarged to the inputs' size and the same in each channel.
+
+    ReLU(sum_k mean(dS/da_k) a_k); Selvaraju et al. 2017. One forward pass, one backward on the tail.
+    """
+    check_inputs(inputs)
+    head, tail = score.split(layer)
+    with torch.no_grad():
+        activations = head(inputs)
+    if activations.dim() != 4:
+        raise ValueError(f"layer {layer!r} has shape {tuple(activations.shape)}, not a feature map")
+    importance = plain_gradient(tail, activations).mean((2, 3), keepdim=True)
+    cam = (importance * activations).sum(1, keepdim=True).clamp(min=0)
+    enlarged = F.interpolate(cam, inputs.shape[2:], mode="bilinear", align_corners=False)
+    return enlarged.expand_as(inputs).contiguous()
+
+
+def lrp_epsilon(
+    score: Score, inputs: Inputs, epsilon: float = 1e-9, elementwise: Sequence[Callable] = ()
+) -> Inputs:
+    """epsilon-LRP, x_i d^g S/dx_i with g = f(z)/z. [gradient, Prop. 1]
+
+    Max-pooling passes relevance to the winner. One forward and one backward pass.
+    """
+    rule = ratio(epsilon)
+    return inputs * modified_gradient(score, inputs, nonlinear=rule, elementwise=elementwise)
+
+
+def lrp_alpha_beta(
+    score: Score,
+    inputs: Inputs,
+    alpha: float = 2,
+    beta: float = 1,
+    elementwise: Sequence[Callable] = (),
+) -> Inputs:
+    """alpha-beta-LRP: positive and negative contributions weighted apart. [gradient, Sec. 4.3]
+
+    alpha - beta = 1 keeps the relevance's sum where both signs are present. Two to four passes
+    through the affine maps, one backward.
+    """
+    multipliers = modified_gradient(
+        score, inputs, nonlinear=ratio(), linear=alpha_beta(alpha, beta), elementwise=elementwise
+    )
+    return inputs * multipliers
+
+
+def deeplift_rescale(
+    score: Score,
+    inputs: Inputs,
+    baseline: Baseline | None = None,
+    *,
+    max_pool: Callable | None = cross_max,
+    product: Callable | None = averaged_product,
+    elementwise: Sequence[Callable] = (),
+) -> Inputs:
+    """DeepLIFT (Rescale), (x_i - x0_i) d^g S/dx_i with g = (f(z) - f(z0)) / (z - z0).
+
+    [gradient, Prop. 2] Complete; max-pooling and products by rules that keep it so: pass
+    `max_pool=None` for the chapter's plain routing and `product=plain_product` for its footnote 3,
+    and see what is lost with `axioms.completeness_gap`. One forward and one backward pass of the
+    inputs and the baseline together: batch + 1 rows for one baseline, 2 batch for one each.
+    """
+    baseline = check_inputs(inputs, baseline)
+    multipliers = modified_gradient(
+        score,
+        inputs,
+        nonlinear=rescale,
+        max_pool=max_pool,
+        product=product,
+        baseline=baseline,
+        elementwise=elementwise,
+    )
+    return (inputs - baseline) * multipliers
+
+
+def deeplift_reveal_cancel(
+    score: Score, inputs: Inputs, baseline: Baseline | None = None
+) -> Inputs:
+    """DeepLIFT (RevealCancel); see `parts`. [gradient, Sec. 4.3] Passes of 3 batch rows."""
+    return reveal_cancel(score, inputs, check_inputs(inputs, baseline))
+
+
+def deep_shap(
+    score: Score,
+    inputs: Inputs,
+    baselines: Baselines,
+    *,
+    elementwise: Sequence[Callable] = (),
+) -> Inputs:
+    """Deep SHAP: DeepLIFT (Rescale) averaged over baselines. Lundberg & Lee 2017.
+
+    The baselines are shared by all inputs: n_baselines * (batch + 1) rows forward and backward.
+    """
+    total = torch.zeros_like(inputs)
+    at_once = max(1, ELEMENTS_A_PASS // inputs.numel())
+    for part in baselines.split(at_once):
+        repeated = inputs.repeat(len(part), *[1] * (inputs.dim() - 1))  # (part * batch, *features)
+        multipliers = modified_gradient(
+            score,
+            repeated,
+            nonlinear=rescale,
+            max_pool=cross_max,
+            product=averaged_product,
+            baseline=part,
+            elementwise=elementwise,
+        )
+        total += ((inputs - part[:, None]) * multipliers.unflatten(0, (len(part), -1))).sum(0)
+    return total / len(baselines)
+
+
+def integrated_gradients(
+    score: Score,
+    inputs: Inputs,
+    baseline: Baseline | None = None,
+    n_steps: int = 50,
+    rule: Callable | None = None,
+) -> Inputs:
+    """Integrated Gradients on the straight path from the baseline. [gradient, Eq. 19, Table 1]
+
+    Implementation invariant and complete. `n_steps` forward and backward passes; Gauss-Legendre
+    nodes unless another `rule` of `paths` is passed.
+    """
+    path = straight(inputs, check_inputs(inputs, baseline))
+    return path_integral(score, path, n_steps=n_steps, rule=rule)
+
+
+def expected_gradients(
+    score: Score, inputs: Inputs, baselines: Baselines, n_steps: int = 20
+) -> Inputs:
+    """Integrated Gradients averaged over baselines, exact for a finite set of them.
+
+    n_baselines * n_steps forward and backward passes.
+    """
+    k, ones = len(baselines), [1] * (inputs.dim() - 1)
+    starts = baselines.repeat_interleave(len(inputs), 0)
+    ig = integrated_gradients(score, inputs.repeat(k, *ones), starts, n_steps)
+    return ig.unflatten(0, (k, len(inputs))).mean(0)
+
+
+def occlusion(
+    score: Score,
+    inputs: Inputs,
+    baseline: Baseline | None = None,
+    groups: Int[Tensor, "*features"] | None = None,
+) -> Inputs:
+    """S(x) - S(x without player i); a group's drop is shared by its features. [gradient, Sec. 4.3]
+
+    One forward pass, and one more for each player.
+    """
+    game = MaskedGame(score, inputs, baseline, groups)
+    values = game(torch.cat([torch.zeros(1, game.n_players), torch.eye(game.n_players)]) == 0)
+    return game.by_feature(values[:, :1] - values[:, 1:])
+
+
+def occlusion_map(
+    score: Score,
+    images: Float[Tensor, "batch channel height width"],
+    patch: int,
+    stride: int,
+    value: float = 0.0,
+) -> Float[Tensor, "batch rows columns"]:
+    """The score's drop when a square patch, centred on each grid cell, is set to `value`.
+
+    Zeiler & Fergus 2014; [gradient, Fig. 4]. One forward pass, and one more for each cell.
+    """
+    height, width = images.shape[2:]
+    masks = patch_masks(height, width, patch, grid_centres(height, width, stride))
+    game = MaskedGame(score, images, torch.full_like(images[:1], value))
+    whole = game.masked(torch.ones(1, 1, 1, 1, dtype=torch.bool))
+    drops = whole - game.masked(masks[:, None])
+    return drops.unflatten(1, (-(-(height - stride // 2) // stride), -1))
+
+
+def prediction_difference(
+    score: Score,
+    inputs: Inputs,
+    baselines: Baselines,
+    groups: Int[Tensor, "*features"] | None = None,
+) -> Inputs:
+    """Occlusion averaged over baselines drawn from the data. Zintgraf et al. 2017."""
+    drops = [occlusion(score, inputs, baseline[None], groups) for baseline in baselines]
+    return torch.stack(drops).mean(0)
+
+
+def shapley(
+    score: Score,
+    inputs: Inputs,
+    baseline: Baseline | None = None,
+    groups: Int[Tensor, "*features"] | None = None,
+    n_permutations: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Inputs:
+    """Shapley values of the masked game: exact up to 16 players, else from sampled orders.
+
+    2^players forward passes, or n_permutations * (players + 1); a group's value is shared equally.
+    """
+    game = MaskedGame(score, inputs, baseline, groups)
+    if n_permutations is not None:
+        generator = generator or torch.Generator().manual_seed(0)
+        return game.by_feature(sampled_shapley_values(game, n_permutations, generator)[0])
+    if game.n_players > 16:
+        raise ValueError(
+            f"exact Shapley values need at most 16 players, got {game.n_players};"
+            " pass n_permutations= to sample, or coarser groups"
+        )
+    return game.by_feature(shapley_values(game))
+
+
+METHODS: dict[str, Callable[[Score, Tensor], Tensor]] = {
+    "Sensitivity analysis": sensitivity,
+    "Gradient * Input": gradient_x_input,
+    "epsilon-LRP": lrp_epsilon,
+    "DeepLIFT (Rescale)": deeplift_rescale,
+    "Integrated Gradients": integrated_gradients,
+}  # the five rows of [gradient, Table 1], in its order

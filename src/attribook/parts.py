@@ -1,0 +1,86 @@
+"""RevealCancel: DeepLIFT with positive and negative parts carried apart.
+
+It does not fit Eq. 16 of the chapter: a unit has two multipliers, one for the positive and one for
+the negative part of its difference from the reference, and affine maps mix the two. So the model runs
+on three values for each of its own, the two parts and the reference value, and ordinary
+differentiation does the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribook.calls import Affine, Call, Chain, MaxPool, swap
+from attribook.chain import over
+from attribook.score import Score, check_inputs, grad_of
+
+
+def reveal_cancel(
+    score: Score,
+    inputs: Float[Tensor, "batch *features"],
+    baseline: Float[Tensor, "#batch *features"],
+) -> Float[Tensor, "batch *features"]:
+    """DeepLIFT (RevealCancel) attributions: each part's share, averaged over the two orders.
+
+    With z+ and z- the sums of positive and negative contributions to a unit's difference from z0,
+    y+ = [f(z0 + z+) - f(z0) + f(z0 + z+ + z-) - f(z0 + z-)] / 2, and y- likewise. Complete.
+    [gradient, Sec. 4.3; DeepLIFT, Sec. 3.5.3] One forward and one backward pass of 3 batch rows.
+    """
+    baseline = check_inputs(inputs, baseline).expand_as(inputs)
+    difference = inputs - baseline
+    rows = torch.cat([difference.clamp(min=0), difference.clamp(max=0), baseline])
+    chain = _Parts()
+    with torch.enable_grad():
+        leaf = rows.detach().requires_grad_()
+        with chain.watching(score.model, leaf, len(rows), 0) as watched:
+            above, below, _ = score.model(watched).chunk(3)
+            scores = score.select(above), score.select(below)
+        for part in scores:
+            chain.refuse_unseen(part)
+        gradient = grad_of(sum(scores), leaf)
+    above, below, _ = (rows * gradient).chunk(3)
+    return above + below
+
+
+class _Parts(Chain):
+    """A batch of three blocks: positive parts, negative parts, reference values."""
+
+    def __init__(self):
+        super().__init__(None, None, None, None, (), strict=True)
+
+    def _elementwise(self, call: Call) -> Tensor:
+        above, below, start = call.args[0].detach().clone().chunk(3)
+        at_start, at_above = call.anew(start), call.anew(start + above)
+        at_below, at_both = call.anew(start + below), call.anew(start + above + below)
+        y_above = (at_above - at_start + at_both - at_below) / 2
+        y_below = (at_below - at_start + at_both - at_above) / 2
+        slopes = torch.cat([over(y_above, above), over(y_below, below), torch.zeros_like(start)])
+        value = torch.cat([y_above, y_below, at_start])
+        return swap(value, lambda grad: (grad * slopes,), call.args[0])
+
+    def _affine(self, parts, call: Call) -> Tensor:
+        affine: Affine = parts()
+        thirds = [operand.chunk(3) for operand in affine.operands]
+        above, below = [third[0] for third in thirds], [third[1] for third in thirds]
+        start = affine.run().chunk(3)[2]
+        y_above = affine.plus(*above) + affine.minus(*below)
+        y_below = affine.minus(*above) + affine.plus(*below)
+        shape = torch.zeros_like(start)  # a broadcast bias may have widened the output
+        return torch.cat([y_above + shape, y_below + shape, start])
+
+    def _route(self, call: Call, operands: list[Tensor]):
+        if call.name in ("neg", "negative"):
+            above, below, start = call.args[0].chunk(3)
+            return torch.cat([-below, -above, -start])
+        mixes = call.name in ("setitem", "copy", "cat", "concat", "concatenate", "stack", "hstack")
+        if (mixes and len(operands) < len(call.tensors)) or call.argument(3, "value"):
+            self._refuse(call, None, "RevealCancel cannot tell which part a constant belongs to")
+        return super()._route(call, operands)
+
+    def _pool(self, call: MaxPool) -> Tensor:
+        raise ValueError("RevealCancel has no rule for max-pooling; use deeplift_rescale")
+
+    def _product(self, call: Call, operands: list[Tensor]) -> Tensor:
+        raise ValueError("RevealCancel has no rule for products; use deeplift_rescale")

@@ -1,0 +1,238 @@
+"""The papers' small functions and networks: examples, counterexamples, and random nets to test on.
+
+Functions take (rows, features) and return (rows,), so `Score(function)` explains them; networks are
+nn.Sequential of named stages in float64, returning (rows, classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Function = Callable[[Float[Tensor, "rows features"]], Float[Tensor, " rows"]]
+
+
+def linear_investment(x: Tensor) -> Tensor:
+    """1.05 x1 + 1.50 x2. [gradient, Eq. 2]"""
+    return x @ x.new_tensor([1.05, 1.50])
+
+
+def one_plus_root(x: Tensor) -> Tensor:
+    """x1 + sqrt(x2). [gradient, after Eq. 13]"""
+    return x[:, 0] + x[:, 1].sqrt()
+
+
+def relu_product(x: Tensor) -> Tensor:
+    """ReLU(x1 - 1) ReLU(x2). [gradient, Sec. 3.2, before footnote 3]"""
+    return F.relu(x[:, 0] - 1) * F.relu(x[:, 1])
+
+
+def larger(x: Tensor) -> Tensor:
+    """max(x1, x2), as one operation. [gradient, Table 2]"""
+    return torch.maximum(x[:, 0], x[:, 1])
+
+
+def larger_by_pooling(x: Tensor) -> Tensor:
+    """max(x1, x2), as a max-pooling over a window of two. [gradient, Table 2]"""
+    return F.max_pool1d(x[:, None], 2)[:, 0, 0]
+
+
+def larger_by_relus(x: Tensor) -> Tensor:
+    """0.5 (ReLU(x1 - x2) + ReLU(x2 - x1) + ReLU(x1 + x2)); max where x1 + x2 >= 0. [footnote 4]"""
+    weights = x.new_tensor([[1, -1], [-1, 1], [1, 1]])
+    return F.linear(F.relu(F.linear(x, weights)), x.new_full((1, 3), 0.5))[:, 0]
+
+
+def largest(x: Tensor) -> Tensor:
+    """The maximum of any number of features."""
+    return x.amax(1)
+
+
+def clipped_outside(x: Tensor) -> Tensor:
+    """ReLU(ReLU(x1) - 1 - ReLU(x2)). (Sundararajan et al. 2017) Equals `clipped_inside`."""
+    return F.relu(F.relu(x[:, 0]) - 1 - F.relu(x[:, 1]))
+
+
+def clipped_inside(x: Tensor) -> Tensor:
+    """ReLU(ReLU(x1 - 1) - ReLU(x2)). (Sundararajan et al. 2017) Equals `clipped_outside`."""
+    return F.relu(F.relu(x[:, 0] - 1) - F.relu(x[:, 1]))
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def random_mlp(
+    activation: Callable[[], nn.Module],
+    generator: torch.Generator,
+    sizes: tuple[int, ...] = (6, 8, 8, 3),
+    bias: bool = True,
+) -> nn.Sequential:
+    """A dense network with random weights: sizes[0] inputs, sizes[-1] classes."""
+    net = nn.Sequential()
+    for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        net.add_module(f"dense{i}", nn.Linear(before, after, bias=bias))
+        if i < len(sizes) - 1:
+            net.add_module(f"act{i}", activation())
+    return randomised(net, generator)
+
+
+def random_cnn(
+    activation: Callable[[], nn.Module],
+    generator: torch.Generator,
+    pool: Callable[[int], nn.Module] = nn.AvgPool2d,
+    bias: bool = True,
+) -> nn.Sequential:
+    """Two convolutions with a pooling between, then a dense layer; inputs (rows, 2, 8, 8)."""
+    net = nn.Sequential()
+    net.add_module("conv1", nn.Conv2d(2, 3, 3, bias=bias))
+    net.add_module("act1", activation())
+    net.add_module("pool", pool(2))
+    net.add_module("conv2", nn.Conv2d(3, 4, 2, bias=bias))
+    net.add_module("act2", activation())
+    net.add_module("flat", nn.Flatten())
+    net.add_module("dense", nn.Linear(16, 3, bias=bias))
+    return randomised(net, generator)
+
+
+def random_resnet(
+    activation: Callable[[], nn.Module], generator: torch.Generator, bias: bool = True
+) -> nn.Sequential:
+    """Convolution, batch normalisation, a residual block, a dense layer; inputs (rows, 2, 6, 6)."""
+    body = nn.Sequential(
+        nn.Conv2d(3, 3, 3, padding=1, bias=bias),
+        nn.BatchNorm2d(3),
+        activation(),
+        nn.Conv2d(3, 3, 3, padding=1, bias=bias),
+        nn.BatchNorm2d(3),
+    )
+    net = nn.Sequential()
+    net.add_module("conv", nn.Conv2d(2, 3, 3, bias=bias))
+    net.add_module("norm", nn.BatchNorm2d(3))
+    net.add_module("act1", activation())
+    net.add_module("block", Residual(body))
+    net.add_module("act2", activation())
+    net.add_module("flat", nn.Flatten())
+    net.add_module("dense", nn.Linear(48, 3, bias=bias))
+    return randomised(net, generator)
+
+
+def randomised(net: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+    """The network in float64 and eval mode, every weight, bias and running statistic drawn anew."""
+    net = net.double().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.running_mean.normal_(0, 0.5, generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+    return net
+
+
+class Pair(NamedTuple):
+    """Two models equal as functions, points to compare them at, and whether the paths are smooth."""
+
+    one: Callable[[Tensor], Tensor]
+    other: Callable[[Tensor], Tensor]
+    points: Tensor
+    smooth: bool
+
+
+def equivalent_pairs(generator: torch.Generator, n_points: int = 1000) -> dict[str, Pair]:
+    """Pairs of implementations of one function, all explained by class 0. [gradient, Eq. 7]"""
+
+    def points(*features: int) -> Tensor:
+        return torch.randn(n_points, *features, generator=generator, dtype=torch.float64)
+
+    mlp = random_mlp(nn.ReLU, generator)
+    net = random_resnet(nn.ReLU, generator)
+    tanh = random_mlp(nn.Tanh, generator)
+    return {
+        "hidden units permuted": Pair(mlp, permuted(mlp, generator), points(6), False),
+        "ReLU units scaled": Pair(mlp, rescaled(mlp, 3.0), points(6), False),
+        "batch-norm folded": Pair(net, folded(net), points(2, 6, 6), False),
+        "identity as two ReLUs": Pair(mlp, lambda x: mlp(F.relu(x) - F.relu(-x)), points(6), False),
+        "tanh by sigmoid": Pair(tanh, with_tanh_by_sigmoid(tanh), points(6), True),
+        "ReLU moved inside": Pair(
+            lambda x: clipped_outside(x)[:, None],
+            lambda x: clipped_inside(x)[:, None],
+            points(2) * 3,
+            False,
+        ),
+        "max by pooling, by ReLUs": Pair(
+            lambda x: larger_by_pooling(x)[:, None],
+            lambda x: larger_by_relus(x)[:, None],
+            points(2).abs() + 0.1,
+            False,
+        ),
+    }
+
+
+def permuted(mlp: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+    """The same function with the units of the first hidden layer in another order."""
+    first, second = _copied_linear(mlp.dense1), _copied_linear(mlp.dense2)
+    order = torch.randperm(first.out_features, generator=generator)
+    with torch.no_grad():
+        first.weight.copy_(first.weight[order])
+        first.bias.copy_(first.bias[order])
+        second.weight.copy_(second.weight[:, order])
+    return _with(mlp, dense1=first, dense2=second)
+
+
+def rescaled(mlp: nn.Sequential, factor: float) -> nn.Sequential:
+    """The same function (ReLU networks) with hidden units made `factor` times larger."""
+    first, second = _copied_linear(mlp.dense1), _copied_linear(mlp.dense2)
+    with torch.no_grad():
+        first.weight.mul_(factor)
+        first.bias.mul_(factor)
+        second.weight.div_(factor)
+    return _with(mlp, dense1=first, dense2=second)
+
+
+def folded(resnet: nn.Sequential) -> nn.Sequential:
+    """The same function with the first batch normalisation folded into its convolution."""
+    conv = torch.nn.utils.fusion.fuse_conv_bn_eval(resnet.conv, resnet.norm)
+    return _with(resnet, conv=conv, norm=nn.Identity())
+
+
+class TanhBySigmoid(nn.Module):
+    """tanh(z) = 2 sigmoid(2 z) - 1."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(2 * z) - 1
+
+
+def with_tanh_by_sigmoid(mlp: nn.Sequential) -> nn.Sequential:
+    """The same function with every tanh written as a sigmoid."""
+    activations = {name: TanhBySigmoid() for name, m in mlp.named_children() if "act" in name}
+    return _with(mlp, **activations)
+
+
+def _with(net: nn.Sequential, **replaced: nn.Module) -> nn.Sequential:
+    other = nn.Sequential()
+    for name, stage in net.named_children():
+        other.add_module(name, replaced.get(name, stage))
+    return other.eval()
+
+
+def _copied_linear(layer: nn.Linear) -> nn.Linear:
+    copy = nn.utils.skip_init(
+        nn.Linear, layer.in_features, layer.out_features, dtype=layer.weight.dtype
+    )
+    copy.load_state_dict(layer.state_dict())
+    return copy
