@@ -1,0 +1,48 @@
+# The sweep: notebooks x models x seeds, on this machine (`attribook sweep`, or `snakemake -j 2`)
+# or on a cluster (`snakemake --executor slurm -j 200 --config device=cuda scale=paper`).
+# What a notebook may be swept over stands in its front matter.
+from pathlib import Path
+
+from attribook.run import notebooks_of
+
+NOTEBOOKS = notebooks_of(Path.cwd())
+DEVICE, SCALE = config.get("device", "cpu"), config.get("scale", "default")
+
+
+def sweep():
+    """Every run but the references, which are committed."""
+    runs = [
+        notebook.output({"model": model, "seed": seed, "device": DEVICE, "scale": SCALE})
+        for notebook in NOTEBOOKS.values()
+        for model in notebook.models
+        for seed in notebook.seeds
+    ]
+    return [str(run.relative_to(Path.cwd())) for run in runs if "runs" in run.parts]
+
+
+rule all:
+    default_target: True
+    input:
+        sweep(),
+
+
+rule run:
+    input:
+        "notebooks/{paper}/{name}.md",
+        library=sorted(Path(p).as_posix() for p in Path("src/attribook").rglob("*.py")),
+    output:
+        "runs/{paper}/{name}/{model}-seed{seed}-{device}-{scale}.ipynb",
+        "runs/{paper}/{name}/{model}-seed{seed}-{device}-{scale}.json",
+    wildcard_constraints:
+        seed=r"\d+",
+        device="cpu|cuda",
+        scale="default|paper",
+    threads: 1
+    retries: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=lambda wildcards: int(wildcards.device == "cuda"),
+    shell:
+        "attribook run {wildcards.paper}/{wildcards.name} --force -p model {wildcards.model}"
+        " -p seed {wildcards.seed} -p device {wildcards.device} -p scale {wildcards.scale}"
