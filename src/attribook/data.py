@@ -134,15 +134,11 @@ def mnist5k() -> Digits:
     promises never to change.
     """
     (path,) = locate("mnist5k")
-    table = np.loadtxt(
-        io.BytesIO(gzip.decompress(path.read_bytes())), np.uint8, delimiter=","
-    )
+    table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), np.uint8, delimiter=",")
     table = torch.from_numpy(table[np.random.RandomState(0).permutation(len(table))])
     images = table[:, :-1].reshape(-1, 1, 28, 28).float() / 255
     labels = table[:, -1].long()
-    return Digits(
-        images[:N_TRAIN], labels[:N_TRAIN], images[N_TRAIN:], labels[N_TRAIN:]
-    )
+    return Digits(images[:N_TRAIN], labels[:N_TRAIN], images[N_TRAIN:], labels[N_TRAIN:])
 
 
 def photos20(size: int = PHOTO_SIZE) -> Photos:
@@ -151,19 +147,14 @@ def photos20(size: int = PHOTO_SIZE) -> Photos:
     `size` is the side in pixels; boxes are drawn at 224 and scale with it.
     """
     paths = locate("photos20")
-    annotations = yaml.safe_load(
-        (files("attribook") / "data/photos20.yml").read_text("utf-8")
-    )
+    annotations = yaml.safe_load((files("attribook") / "data/photos20.yml").read_text("utf-8"))
     rows = [annotations[path.name] for path in paths]
     scale = size / PHOTO_SIZE
     return Photos(
         images=torch.stack([read_image(path, size) for path in paths]),
         labels=torch.tensor([int(path.stem.split("_")[-1]) for path in paths]),
         names=[row["name"] for row in rows],
-        boxes=[
-            [tuple(scale * edge for edge in box) for box in row["boxes"]]
-            for row in rows
-        ],
+        boxes=[[tuple(scale * edge for edge in box) for box in row["boxes"]] for row in rows],
         difficulty=[row["difficulty"] for row in rows],
     )
 
@@ -171,18 +162,15 @@ def photos20(size: int = PHOTO_SIZE) -> Photos:
 def image_folder(path: str | Path, size: int = PHOTO_SIZE) -> Photos:
     """Photos of a folder in order of path, labelled by ImageNet synset; no boxes.
 
-    Either one folder a class (`n01440764/any.jpg`) or files named by synset (`n01440764_tench.jpg`).
+    Either a folder for each class (`n01440764/any.jpg`) or files named by synset
+    (`n01440764_tench.jpg`).
     """
     root = Path(path)
     if not root.is_dir():
-        raise ValueError(
-            f"{root} is no folder; give one that holds images labelled by synset"
-        )
+        raise ValueError(f"{root} is no folder; give one that holds images labelled by synset")
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise ValueError(
-            f"no image in {root}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+        raise ValueError(f"no image in {root}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     labels = [_label(p, root) for p in paths]
     names = imagenet_names()
     return Photos(
@@ -197,16 +185,12 @@ def imagenet_names() -> list[str]:
     return list(_imagenet().values())
 
 
-def read_image(
-    path: str | Path, size: int = PHOTO_SIZE
-) -> Float[Tensor, "3 size size"]:
+def read_image(path: str | Path, size: int = PHOTO_SIZE) -> Float[Tensor, "3 size size"]:
     """The centre square of an image, resized to `size` (bicubic), as (pixel - 127) / 128."""
     try:
         image = Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); replace it"
-        ) from error
+        raise ValueError(f"{path} cannot be read as an image ({error}); replace it") from error
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     square = (left, top, left + side, top + side)
@@ -241,9 +225,7 @@ def inventory() -> list[Row]:
 
 def cache_folder() -> Path:
     """Where what the project makes or was given is kept: $ATTRIBOOK_CACHE or ~/.cache/attribook."""
-    return Path(
-        os.environ.get("ATTRIBOOK_CACHE") or Path.home() / ".cache" / "attribook"
-    )
+    return Path(os.environ.get("ATTRIBOOK_CACHE") or Path.home() / ".cache" / "attribook")
 
 
 def _find(name: str) -> list[Path]:
@@ -252,9 +234,7 @@ def _find(name: str) -> list[Path]:
     spec = find_spec(package)  # of a top-level package: does not import it
     roots = spec.submodule_search_locations if spec else []
     folders = [cache_folder() / "data" / name, *(Path(root, *inside) for root in roots)]
-    return next(
-        (found for f in folders if (found := sorted(f.glob(source.pattern)))), []
-    )
+    return next((found for f in folders if (found := sorted(f.glob(source.pattern)))), [])
 
 
 def _digest(paths: list[Path]) -> str:
@@ -270,9 +250,7 @@ def _row(name: str) -> Row:
     size = sum(path.stat().st_size for path in paths)
     if not intact:
         state = f"altered: {paths[0].parent}; " if paths else ""
-        return Row(
-            name, False, f"{state}pip install {SOURCES[name].distribution}", size
-        )
+        return Row(name, False, f"{state}pip install {SOURCES[name].distribution}", size)
     return Row(name, True, str(paths[0] if len(paths) == 1 else paths[0].parent), size)
 
 

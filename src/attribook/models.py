@@ -28,9 +28,7 @@ from tqdm.auto import tqdm
 
 from attribook.data import cache_folder, locate, mnist5k
 
-MIN_ACCURACY = (
-    0.90  # on the 1,000 test digits; a network below it is not worth explaining
-)
+MIN_ACCURACY = 0.90  # on the 1,000 test digits; a network below it is not worth explaining
 
 # EfficientNet-Lite: kernel, stride, expansion, channels, repeats of each group of blocks at width
 # and depth 1. Stem and head are never scaled, and the first and last group are never repeated more.
@@ -86,17 +84,13 @@ def untrained(name: str, seed: int = 0) -> nn.Sequential:
     return _initialised(_recipe(name), seed).eval()
 
 
-def accuracy(
-    model: nn.Module, images: Float[Tensor, "n ..."], labels: Int[Tensor, " n"]
-) -> float:
+def accuracy(model: nn.Module, images: Float[Tensor, "n ..."], labels: Int[Tensor, " n"]) -> float:
     """The share of images whose largest logit is at their label."""
     device = next(model.parameters()).device
     hits = 0
     with torch.no_grad():
         for image, label in zip(images.split(100), labels.split(100), strict=True):
-            hits += (
-                (model(image.to(device)).argmax(1).cpu() == label.cpu()).sum().item()
-            )
+            hits += (model(image.to(device)).argmax(1).cpu() == label.cpu()).sum().item()
     return hits / len(labels)
 
 
@@ -111,13 +105,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(
-            f'device "{device}" is none; use "auto", "cpu" or "cuda"'
-        ) from error
+        raise ValueError(f'device "{device}" is none; use "auto", "cpu" or "cuda"') from error
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f'device "{device}" is not there; use "auto", which takes what there is'
-        )
+        raise ValueError(f'device "{device}" is not there; use "auto", which takes what there is')
     return resolved
 
 
@@ -208,15 +198,11 @@ def efficientnet_lite(width: float, depth: float) -> nn.Sequential:
     )
 
 
-def _block(
-    kernel: int, stride: int, expansion: int, channels: int, out: int
-) -> nn.Module:
+def _block(kernel: int, stride: int, expansion: int, channels: int, out: int) -> nn.Module:
     hidden = channels * expansion
     parts = {
         "expand": _convolution(channels, hidden, 1, act=nn.ReLU6()),
-        "depthwise": _convolution(
-            hidden, hidden, kernel, stride, hidden, act=nn.ReLU6()
-        ),
+        "depthwise": _convolution(hidden, hidden, kernel, stride, hidden, act=nn.ReLU6()),
         "project": _convolution(hidden, out, 1),
     }
     if expansion == 1:
@@ -258,9 +244,7 @@ RECIPES: dict[str, Recipe] = {
     "lite1": Recipe(partial(efficientnet_lite, width=1.0, depth=1.1)),
     "lite2": Recipe(partial(efficientnet_lite, width=1.1, depth=1.2)),
 } | {
-    f"{family}-{name}": Recipe(
-        partial(build, act), SLOWER_TO_LEARN.get(name, Training())
-    )
+    f"{family}-{name}": Recipe(partial(build, act), SLOWER_TO_LEARN.get(name, Training()))
     for family, build in {"mlp": mlp, "cnn": cnn}.items()
     for name, act in ACTIVATIONS.items()
 }
@@ -274,17 +258,13 @@ def train(name: str, seed: int = 0) -> nn.Sequential:
     """The network trained from scratch; the same seed gives the same bits on one machine."""
     recipe = _recipe(name)
     if recipe.training is None:
-        raise ValueError(
-            f"{name} comes from a checkpoint and has no training recipe here"
-        )
+        raise ValueError(f"{name} comes from a checkpoint and has no training recipe here")
     how, digits = recipe.training, mnist5k()
     model = _initialised(recipe, seed).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     with _one_thread():
-        for _ in tqdm(
-            range(how.epochs), desc=f"training {name}, seed {seed}", unit="epoch"
-        ):
+        for _ in tqdm(range(how.epochs), desc=f"training {name}, seed {seed}", unit="epoch"):
             order = torch.randperm(len(digits.train_labels), generator=generator)
             for rows in order.split(how.batch_size):
                 logits = model(digits.train_images[rows])
@@ -321,9 +301,7 @@ def _recipe(name: str) -> Recipe:
 
 def _initialised(recipe: Recipe, seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            seed
-        )  # the CPU's alone; manual_seed reaches the GPUs
+        torch.default_generator.manual_seed(seed)  # the CPU's alone; manual_seed reaches the GPUs
         return recipe.build()
 
 

@@ -1,0 +1,320 @@
+"""Figures: functions that draw on an Axes and return it, one style, and the way into the book.
+
+Conventions: attribution maps are signed, red for and blue against the score, white at zero;
+colours are told apart by colour-blind readers and in grey; a figure is a white card on any page.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from IPython import get_ipython
+from IPython.display import display
+from jaxtyping import Float
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import Tensor
+
+from attribook.data import GREY, PIXEL_SCALE, Box
+
+Array = np.ndarray | Tensor
+
+# Okabe and Ito's colours, darkest contrasts first; the yellow is left out: too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Lines differ in grey, too.
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+SIGNED = mpl.colormaps["RdBu_r"].resampled(33)  # odd: zero is white; few: noisy maps stay light
+PERCENTILE = 99.5  # of |attribution|: a few extreme pixels do not wash out the map
+DPI = 144
+MAP_DPI = 100  # noise does not compress well: grids of maps stay light
+TEXT, SMALL_TEXT = 9, 8  # points
+STYLE = {
+    "savefig.dpi": "figure",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.labelsize": TEXT,
+    "legend.fontsize": SMALL_TEXT,
+    "xtick.labelsize": SMALL_TEXT,
+    "ytick.labelsize": SMALL_TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.edgecolor": "none",
+    "lines.linewidth": 1.6,
+    "axes.prop_cycle": cycler(color=COLOURS, linestyle=LINES),
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The house style for the figures made inside the `with` block."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def subplots(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] = (4.0, 3.0),
+    share: bool = False,
+    dpi: int = DPI,
+) -> tuple[Figure, np.ndarray]:
+    """A figure in house style and its Axes, always an array (rows, columns); `size` is one panel's.
+
+    Nothing global changes: the style enters as the Axes are made and as the figure is presented.
+    """
+    with style():
+        return plt.subplots(
+            rows,
+            columns,
+            figsize=(size[0] * columns, size[1] * rows),
+            dpi=dpi,
+            squeeze=False,
+            sharex=share,
+            sharey=share,
+        )
+
+
+def attribution_map(
+    ax: Axes,
+    attribution: Float[Array, "*channels height width"],
+    *,
+    limit: float | None = None,
+    title: str | None = None,
+    colourbar: bool = True,
+    unit: str | None = None,
+) -> Axes:
+    """The Axes with one signed map: red raises the score, blue lowers it, white is zero.
+
+    Channels are added up. `limit` is the value of full colour, for maps that share their unit; by
+    default the 99.5th percentile of this map's |attribution|, and beyond it the colour stays full.
+    `unit` labels the colour bar.
+    """
+    values = _array(attribution)
+    if values.ndim == 3:
+        values = values.sum(0)
+    if values.ndim != 2:
+        raise ValueError(f"one map at a time, (height, width) or with channels; got {values.shape}")
+    _finite(values, "an attribution map")
+    limit = symmetric_limit(values) if limit is None else limit
+    drawn = ax.imshow(values, SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
+    if colourbar:
+        _colourbar(ax, drawn, limit, unit)
+    return _bare(ax, title)
+
+
+def symmetric_limit(*maps: Array) -> float:
+    """The value of full colour for maps that share a scale: 99.5 % of all pixels lie within it.
+
+    Where so few pixels differ from zero that this is zero, the largest |attribution|; then 1.
+    """
+    size = np.concatenate([np.abs(_array(m)).ravel() for m in maps])
+    _finite(size, "an attribution map")
+    return float(np.percentile(size, PERCENTILE) or size.max() or 1.0)
+
+
+def photo(
+    ax: Axes,
+    image: Float[Array, "channels height width"],
+    *,
+    boxes: Sequence[Box] = (),
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a photo given as (pixel - 127) / 128, and boxes around its subjects."""
+    pixels = _array(image).transpose(1, 2, 0) * PIXEL_SCALE + GREY
+    ax.imshow(pixels.round().clip(0, 255).astype(np.uint8))
+    outline(ax, boxes)
+    return _bare(ax, title)
+
+
+def digit(ax: Axes, image: Float[Array, "1 height width"], *, title: str | None = None) -> Axes:
+    """The Axes with a digit as dark ink on white; values outside [0, 1] are cut off."""
+    ax.imshow(_array(image)[0], "gray_r", vmin=0, vmax=1, interpolation="nearest")
+    return _bare(ax, title)
+
+
+def outline(ax: Axes, boxes: Sequence[Box]) -> Axes:
+    """The Axes with boxes (left, top, right, bottom in pixels), black on white to show on both."""
+    for left, top, right, bottom in boxes:
+        for colour, width in (("white", 2.6), ("black", 1.2)):
+            # imshow puts the centre, not the corner, of a pixel on whole numbers
+            corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+            ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=width))
+    return ax
+
+
+def curve(
+    ax: Axes,
+    x: Float[Array, " points"],
+    samples: Float[Array, "samples points"],
+    *,
+    label: str,
+    centre: Callable = np.median,
+) -> Axes:
+    """The Axes with the samples' centre as a line and a band that holds the middle half of them.
+
+    A sample that is NaN is an error, not a gap. `centre=np.mean` where the paper reports means.
+    """
+    x, samples = _array(x), _array(samples)
+    if samples.ndim != 2 or samples.shape[1] != len(x):
+        raise ValueError(f"samples must be (samples, {len(x)}) like x; got {samples.shape}")
+    _finite(samples, f'curve "{label}"')
+    with style():
+        (line,) = ax.plot(x, centre(samples, axis=0), label=label)
+    low, high = np.percentile(samples, (25, 75), axis=0)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    return ax
+
+
+def matrix(
+    ax: Axes,
+    values: Float[Array, "rows columns"],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    *,
+    title: str | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Axes:
+    """The Axes with a table as a heat map, every number printed to three digits; NaN shows as "-".
+
+    Signed tables are red and blue about zero, others grey; `limits` are the ends of the colours.
+    """
+    values = _array(values)
+    if values.shape != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            f"values {values.shape} do not fit {len(row_labels)} row labels "
+            f"and {len(column_labels)} column labels"
+        )
+    colours, low, high = _scale(values, limits)
+    drawn = ax.imshow(values, colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
+        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        text = f"{value:.3g}" if np.isfinite(value) else "-"
+        ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=SMALL_TEXT)
+    ax.set_xticks(range(len(column_labels)), column_labels, rotation=30, ha="right")
+    ax.set_yticks(range(len(row_labels)), row_labels)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def map_grid(
+    inputs: Float[Array, "photos channels height width"],
+    maps: dict[str, Float[Array, "photos channels height width"]],
+    *,
+    row_labels: Sequence[str],
+    boxes: Sequence[Sequence[Box]] = (),
+    limits: dict[str, float] | None = None,
+) -> Figure:
+    """A figure with one row an input: the input itself, then its map by each method.
+
+    Every map has its own limit unless `limits` gives one for its method: methods differ in unit,
+    so colours compare places within a map, not sizes between maps.
+    """
+    fig, axes = subplots(len(inputs), 1 + len(maps), size=(1.45, 1.5), dpi=MAP_DPI)
+    for i, (row, image) in enumerate(zip(axes, inputs, strict=True)):
+        if len(image) == 3:
+            photo(row[0], image, boxes=boxes[i] if boxes else ())
+        else:
+            digit(row[0], image)
+        row[0].set_ylabel(row_labels[i])
+        for ax, (method, attributions) in zip(row[1:], maps.items(), strict=True):
+            limit = (limits or {}).get(method)
+            attribution_map(ax, attributions[i], limit=limit, colourbar=False)
+    for ax, title in zip(axes[0], ["input", *maps], strict=True):
+        ax.set_title(title)
+    return fig
+
+
+def present(fig: Figure, *, caption: str, alt: str) -> None:
+    """Shows the finished figure with its caption and its alternative text, and closes it.
+
+    The caption says model, data, n, seed and scale; the alternative text what there is to see.
+    """
+    for name, text in {"caption": caption, "alt": alt}.items():
+        if not text.strip():
+            raise ValueError(f"a figure needs a {name}, got an empty one; write what it shows")
+    data = {"image/png": png(fig), "text/plain": alt}
+    plt.close(fig)
+    if get_ipython() is None:  # a plain script has nowhere to show an image
+        print(f"[figure: {alt}]")
+    else:
+        display(data, metadata={"attribook": {"caption": caption, "alt": alt}}, raw=True)
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as PNG bytes in 256 colours, without dates or versions: the same on every run."""
+    for ax in fig.axes:  # matplotlib sizes these when they are set, outside our style
+        ax.title.set_fontsize(TEXT)
+        if legend := ax.get_legend():
+            legend.get_frame().set_edgecolor("none")
+            for text in legend.get_texts():
+                text.set_fontsize(SMALL_TEXT)
+    drawn, light = io.BytesIO(), io.BytesIO()
+    with style():
+        fig.savefig(drawn, format="png")
+    image = Image.open(drawn).convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    image.save(light, "png", optimize=True)
+    return light.getvalue()
+
+
+def _array(values: Array) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _bare(ax: Axes, title: str | None) -> Axes:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _finite(values: np.ndarray, what: str) -> None:
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(
+            f"{what} has {bad} values that are not finite; "
+            "find out where they come from, or leave them out and say so"
+        )
+
+
+def _colourbar(ax: Axes, drawn: mpl.image.AxesImage, limit: float, unit: str | None) -> None:
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, ticks=[-limit, 0, limit])
+    bar.ax.set_yticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=SMALL_TEXT)
+    bar.outline.set_visible(False)
+    if unit is not None:
+        bar.set_label(unit, fontsize=SMALL_TEXT)
+
+
+def _scale(
+    values: np.ndarray, limits: tuple[float, float] | None
+) -> tuple[mpl.colors.Colormap, float, float]:
+    """Colours and their ends: about zero where a value is negative, else up from zero."""
+    finite = values[np.isfinite(values)]
+    low, high = limits or (min(finite.min(initial=0), 0), finite.max(initial=0))
+    if low < 0:
+        size = max(-low, high)
+        return SIGNED, -size, size
+    return mpl.colormaps["Greys"], low, high if high > low else low + 1
