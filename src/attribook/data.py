@@ -171,7 +171,7 @@ def image_folder(path: str | Path, size: int = PHOTO_SIZE) -> Photos:
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"no image in {root}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-    labels = [_label(p, root) for p in paths]
+    labels = [_label(p) for p in paths]
     names = imagenet_names()
     return Photos(
         images=torch.stack([read_image(p, size) for p in paths]),
@@ -260,9 +260,9 @@ def _imagenet() -> dict[str, str]:
     return yaml.safe_load((files("attribook") / "data/imagenet.yml").read_text("utf-8"))
 
 
-def _label(path: Path, root: Path) -> int:
+def _label(path: Path) -> int:
     synsets = list(_imagenet())
-    for word in (path.stem.split("_")[0], path.relative_to(root).parts[0]):
+    for word in (path.stem.split("_")[0], path.absolute().parent.name):
         if word in synsets:
             return synsets.index(word)
     raise ValueError(

@@ -69,10 +69,12 @@ def load_model(name: str, seed: int = 0) -> nn.Sequential:
     seconds) and cached. EfficientNet-Lite has one set of weights, so there `seed` changes nothing.
     """
     recipe = _recipe(name)
+    model = _initialised(recipe, seed)
     if recipe.training is None:
-        return _with_checkpoint(recipe.build(), *locate(name))
-    packaged = Path(str(files("attribook") / "weights" / f"{name}.safetensors"))
-    return _read(recipe.build(), packaged) if seed == 0 else _cached(name, recipe, seed)
+        return _with_checkpoint(model, *locate(name))
+    if seed == 0:
+        return _read(model, Path(str(files("attribook") / "weights" / f"{name}.safetensors")))
+    return _cached(model, name, seed)
 
 
 def untrained(name: str, seed: int = 0) -> nn.Sequential:
@@ -313,13 +315,13 @@ def _with_checkpoint(model: nn.Sequential, path: Path) -> nn.Sequential:
     return model.eval()
 
 
-def _cached(name: str, recipe: Recipe, seed: int) -> nn.Sequential:
-    """The network from the cache; trained and stored first if it is not there or not readable."""
-    version = hashlib.sha256(repr(recipe.training).encode()).hexdigest()[:8]
+def _cached(model: nn.Sequential, name: str, seed: int) -> nn.Sequential:
+    """The model with its weights from the cache; trained anew where none are, or damaged ones."""
+    version = hashlib.sha256(repr(RECIPES[name].training).encode()).hexdigest()[:8]
     path = cache_folder() / "models" / f"{name}-seed{seed}-{version}.safetensors"
     if path.exists():
         try:
-            return _read(_initialised(recipe, seed), path)
+            return _read(model, path)
         except ValueError as error:
             warnings.warn(f"{error}; training it again", stacklevel=3)
     model = train(name, seed)

@@ -1,0 +1,279 @@
+"""Networks: architecture, weights, reproducible training, and errors a user can act on."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from attribook import models
+from attribook.data import locate, mnist5k, photos20
+from attribook.models import (
+    MODELS,
+    Recipe,
+    Residual,
+    SameConv2d,
+    Training,
+    accuracy,
+    load_model,
+    resolve_device,
+    untrained,
+)
+
+LITES = ("lite0", "lite1", "lite2")
+SMALL = tuple(name for name in MODELS if name not in LITES)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return mnist5k()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return photos20()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTRIBOOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def counted_training(monkeypatch):
+    """Training replaced by its own starting point; the list of what was asked for."""
+    asked = []
+
+    def quick(name, seed=0):
+        asked.append((name, seed))
+        return untrained(name, seed)
+
+    monkeypatch.setattr(models, "train", quick)
+    return asked
+
+
+def same_weights(a, b):
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(i == j and torch.equal(x, y) for (i, x), (j, y) in pairs)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_read_more_than_nine_digits_in_ten(name, digits):
+    model = load_model(name)
+    assert isinstance(model, nn.Sequential) and not model.training
+    assert model(digits.test_images[:3]).shape == (3, 10)
+    assert accuracy(model, digits.test_images, digits.test_labels) > 0.90
+    assert accuracy(untrained(name), digits.test_images, digits.test_labels) < 0.35
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_efficientnet_lite_recognises_the_photos(name, photos):
+    model = load_model(name)
+    assert isinstance(model, nn.Sequential) and not model.training
+    assert accuracy(model, photos.images, photos.labels) >= 0.8  # measured: 17, 19, 18 of 20
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_checkpoints_are_matched_layer_by_layer(name):
+    checkpoint = torch.load(locate(name)[0], weights_only=True)
+    ours = untrained(name).state_dict()
+    for theirs, key in zip(checkpoint, ours, strict=True):
+        layer, parameter = theirs.split(".")[-2:]
+        kind = "conv" if "conv" in layer else "norm" if "bn" in layer else "logits"
+        assert key.endswith(f"{kind}.{parameter}")
+        assert ours[key].shape == checkpoint[theirs].shape
+
+
+def test_stages_have_names_and_nest():
+    names = [name for name, _ in load_model("lite0").named_children()]
+    assert names[0] == "stem" and names[-4:] == ["head", "pool", "flatten", "logits"]
+    assert names[1:-4] == [f"group{i}" for i in range(1, 8)]
+    assert isinstance(load_model("lite0").group2[1], Residual)
+    assert list(dict(load_model("cnn-tanh").named_children())) == [
+        "conv1",
+        "act1",
+        "conv2",
+        "act2",
+        "flatten",
+        "dense",
+        "act3",
+        "logits",
+    ]
+
+
+def test_stages_run_one_after_the_other_give_the_network(photos):
+    model, x = load_model("lite0"), photos.images[:2]
+    y = x
+    for stage in model.children():
+        y = stage(y)
+    assert torch.equal(y, model(x))
+
+
+@pytest.mark.parametrize(
+    "name, blocks, width", [("lite0", 16, 320), ("lite1", 21, 320), ("lite2", 21, 352)]
+)
+def test_multipliers_scale_all_but_stem_head_and_end_groups(name, blocks, width):
+    model = untrained(name)
+    groups = [stage for key, stage in model.named_children() if key.startswith("group")]
+    assert sum(map(len, groups)) == blocks
+    assert len(groups[0]) == len(groups[-1]) == 1
+    assert model.stem.conv.out_channels == 32
+    assert (model.head.conv.in_channels, model.head.conv.out_channels) == (width, 1280)
+    assert all(m.eps == 1e-3 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("size", range(5, 13))
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (3, 1), (3, 2), (5, 1), (5, 2)])
+def test_same_convolution_pads_by_definition(size, kernel, stride):
+    conv = SameConv2d(1, 1, kernel, stride, bias=False)
+    x = torch.randn(1, 1, size, size + 1, generator=torch.Generator().manual_seed(0))
+    y = conv(x)
+    assert y.shape[-2:] == (math.ceil(size / stride), math.ceil((size + 1) / stride))
+    # padded by hand, with room to spare below: only the offset above and to the left matters
+    total = [max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
+    top, left = (t // 2 for t in total)
+    roomy = F.conv2d(F.pad(x, (left, kernel, top, kernel)), conv.weight, stride=stride)
+    assert torch.allclose(y, roomy[..., : y.shape[-2], : y.shape[-1]])
+
+
+def test_residual_adds_its_input():
+    x = torch.arange(4.0)
+    assert torch.equal(Residual(nn.ReLU())(x - 2), torch.tensor([-2.0, -1.0, 0.0, 2.0]))
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_random_efficientnets_still_tell_photos_apart(name, photos):
+    with torch.no_grad():
+        logits = untrained(name)(photos.images[:4])
+    assert logits.std(0).mean() > 0.01  # a control that ignores its input would control nothing
+    assert logits.abs().max() < 100
+
+
+def test_untrained_follows_its_seed_and_leaves_the_global_one_alone():
+    before = torch.get_rng_state()
+    assert same_weights(untrained("cnn-relu", 1), untrained("cnn-relu", 1))
+    assert not same_weights(untrained("cnn-relu", 1), untrained("cnn-relu", 2))
+    assert same_weights(load_model("lite0", 0), load_model("lite0", 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_gives_the_same_bits_whatever_else_is_drawn(monkeypatch):
+    monkeypatch.setitem(models.RECIPES, "mlp-tanh", short(models.RECIPES["mlp-tanh"], epochs=3))
+    threads = torch.get_num_threads()
+    before = torch.get_rng_state()
+    first = models.train("mlp-tanh", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    try:
+        torch.set_num_threads(threads + 1)
+        second = models.train("mlp-tanh", 3)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert same_weights(first, second)
+    assert not first.training
+    assert all(p.grad is None for p in first.parameters())
+
+
+def test_the_packaged_weights_are_what_training_gives(digits):
+    """Other processors round otherwise, and 12 epochs amplify that: compare what they predict."""
+    again, packaged = models.train("cnn-relu", 0), load_model("cnn-relu")
+    x = digits.test_images
+    with torch.no_grad():
+        agree = (again(x).argmax(1) == packaged(x).argmax(1)).float().mean()
+        start = (untrained("cnn-relu")(x).argmax(1) == packaged(x).argmax(1)).float().mean()
+    assert agree > 0.95 and start < 0.5
+
+
+def short(recipe, epochs):
+    how = recipe.training
+    return Recipe(recipe.build, Training(how.learning_rate, how.batch_size, epochs))
+
+
+def test_a_network_that_does_not_learn_is_refused(monkeypatch):
+    still = Recipe(models.RECIPES["mlp-relu"].build, Training(learning_rate=0.0, epochs=1))
+    monkeypatch.setitem(models.RECIPES, "mlp-relu", still)
+    with pytest.raises(ValueError, match=r"mlp-relu with seed 5 reached .* choose another seed"):
+        models.train("mlp-relu", 5)
+    with pytest.raises(ValueError, match="lite0 comes from a checkpoint"):
+        models.train("lite0")
+
+
+def test_other_seeds_are_trained_once_and_cached(cache, counted_training):
+    first, second = load_model("mlp-relu", 1), load_model("mlp-relu", 1)
+    assert counted_training == [("mlp-relu", 1)]
+    assert same_weights(first, second)
+    (file,) = (cache / "models").iterdir()  # and no half-written one beside it
+    assert file.name.startswith("mlp-relu-seed1-")
+
+
+def test_a_changed_recipe_is_not_answered_from_the_cache(cache, counted_training, monkeypatch):
+    load_model("mlp-relu", 1)
+    monkeypatch.setitem(models.RECIPES, "mlp-relu", short(models.RECIPES["mlp-relu"], epochs=3))
+    load_model("mlp-relu", 1)
+    assert len(counted_training) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_cache_is_trained_again_with_a_message(cache, counted_training, damage):
+    model = load_model("cnn-relu", 1)
+    (file,) = (cache / "models").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes({"cut": content[:-100], "flipped": content, "emptied": b""}[damage])
+    with pytest.warns(UserWarning, match=r"cnn-relu-seed1.* damaged .*training it again"):
+        again = load_model("cnn-relu", 1)
+    assert same_weights(model, again) and len(counted_training) == 2
+    assert same_weights(load_model("cnn-relu", 1), model) and len(counted_training) == 2
+
+
+def test_an_interrupted_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        models.save(untrained("cnn-relu"), tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_package_weights_name_the_file_and_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=r"mlp-relu\.safetensors is missing.*install attribook"):
+        load_model("mlp-relu")
+    (tmp_path / "weights").mkdir()
+    models.save(untrained("cnn-relu"), tmp_path / "weights" / "mlp-relu.safetensors")
+    with pytest.raises(ValueError, match=r"mlp-relu\.safetensors are damaged"):
+        load_model("mlp-relu")
+
+
+@pytest.mark.parametrize("function", [load_model, untrained, models.train])
+def test_an_unknown_name_is_answered_with_those_that_exist(function):
+    with pytest.raises(ValueError, match=r'no model "resnet".*lite0.*cnn-softplus'):
+        function("resnet")
+
+
+def test_accuracy_is_the_share_of_hits():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False))
+    nn.init.eye_(model[0].weight)
+    images = torch.eye(3).repeat(70, 1)
+    labels = torch.tensor([0, 1, 0]).repeat(70)
+    assert accuracy(model, images, labels) == pytest.approx(2 / 3)
+
+
+def test_auto_is_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_device_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ValueError, match='"cuda:1" is not there.*"auto"'):
+        resolve_device("cuda:1")
+    with pytest.raises(ValueError, match='"gpu" is none'):
+        resolve_device("gpu")
