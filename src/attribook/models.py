@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from attribook.data import cache_folder, locate, mnist5k
 
@@ -265,8 +265,10 @@ def train(name: str, seed: int = 0) -> nn.Sequential:
     model = _initialised(recipe, seed).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
     generator = torch.Generator().manual_seed(seed)
+    label = f"training {name}, seed {seed}"
     with _one_thread():
-        for _ in tqdm(range(how.epochs), desc=f"training {name}, seed {seed}", unit="epoch"):
+        # disable=None: a bar in a terminal, none in the outputs of a notebook that is compared
+        for _ in tqdm(range(how.epochs), desc=label, unit="epoch", disable=None):
             order = torch.randperm(len(digits.train_labels), generator=generator)
             for rows in order.split(how.batch_size):
                 logits = model(digits.train_images[rows])

@@ -15,7 +15,7 @@ import numpy as np
 from cycler import cycler
 from IPython import get_ipython
 from IPython.display import display
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from torch import Tensor
 from attribook.data import GREY, PIXEL_SCALE, Box
 
 Array = np.ndarray | Tensor
+Numbers = Sequence[float | int]
 
 # Okabe and Ito's colours, darkest contrasts first; the yellow is left out: too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -161,8 +162,8 @@ def outline(ax: Axes, boxes: Sequence[Box]) -> Axes:
 
 def curve(
     ax: Axes,
-    x: Float[Array, " points"],
-    samples: Float[Array, "samples points"],
+    x: Real[Array, " points"] | Numbers,
+    samples: Real[Array, "samples _"],
     *,
     label: str,
     centre: Callable = np.median,
@@ -184,7 +185,7 @@ def curve(
 
 def matrix(
     ax: Axes,
-    values: Float[Array, "rows columns"],
+    values: Real[Array, "rows columns"] | Sequence[Numbers],
     row_labels: Sequence[str],
     column_labels: Sequence[str],
     *,
@@ -278,7 +279,7 @@ def png(fig: Figure) -> bytes:
     return light.getvalue()
 
 
-def _array(values: Array) -> np.ndarray:
+def _array(values: Array | Sequence) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
