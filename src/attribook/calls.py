@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from attribook.score import Score
 
 Pull = Callable[[Tensor], Tensor]  # gradient with respect to the output -> to the input
 
@@ -36,11 +38,9 @@ AVERAGES = frozenset(
 )
 SUMS = frozenset("add radd sub subtract rsub".split())
 WINDOWS = {f"{kind}max_pool{n}d": n for n in (1, 2, 3) for kind in ("", "adaptive_")}
-TRANSPOSITIONS = frozenset(
-    "transpose permute T mT H mH t swapaxes swapdims movedim moveaxis adjoint".split()
-)
-ROUTING = TRANSPOSITIONS | frozenset(
-    "reshape view view_as reshape_as flatten unflatten squeeze unsqueeze contiguous clone to type"
+ROUTING = frozenset(
+    "transpose permute T mT H mH t swapaxes swapdims movedim moveaxis adjoint"
+    " reshape view view_as reshape_as flatten unflatten squeeze unsqueeze contiguous clone to type"
     " type_as float double half bfloat16 cpu cuda expand expand_as broadcast_to broadcast_tensors"
     " getitem setitem copy index_select gather take_along_dim narrow select split chunk unbind"
     " tensor_split cat concat concatenate stack hstack vstack dstack pad repeat repeat_interleave tile"
@@ -50,7 +50,7 @@ DROPOUT = frozenset(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
 )
 CONSTANTS = frozenset(  # made from a tensor's shape and type, not from its values
-    "new_tensor new_zeros new_ones new_full zeros_like ones_like full_like".split()
+    "new_tensor new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split()
 )
 EXTRACTION = frozenset("item tolist numpy bool float int array index".split())
 
@@ -60,8 +60,16 @@ _SOFTMAX = "softmax is not elementwise; explain the logit (leave the softmax off
 WAY_OUT = {
     **dict.fromkeys(("softmax", "log_softmax", "softmin"), _SOFTMAX),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _FUSED),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _FUSED),
     **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), _ATTENTION),
     **dict.fromkeys(("pow", "square"), "write x * x, and choose product="),
+    **dict.fromkeys(
+        ("batch_norm", *DROPOUT), "it is in training mode; call it with training=False"
+    ),
+}
+OPAQUE = {
+    torch.jit.ScriptModule: "it hides its calls; pass the original Python module",
+    torch.nn.MultiheadAttention: _ATTENTION,
 }
 
 
@@ -131,8 +139,15 @@ class Rows:
 
         return wide
 
+    def numbers(self, like: Tensor) -> Tensor:
+        """The number of the row that each entry belongs to, shaped like this tensor."""
+        k = len(like) // self.total
+        rows = torch.arange(len(like), dtype=torch.float64, device=like.device) // k
+        return rows.view(-1, *[1] * (like.dim() - 1)).expand(like.shape)
+
     @property
     def total(self) -> int:
+        """Inputs and references together."""
         return self.inputs + self.references
 
 
@@ -216,6 +231,14 @@ class Call:
     args: tuple
     kwargs: dict
 
+    @classmethod
+    def of(cls, func: Callable, args: tuple, kwargs: dict) -> Call:
+        """The call with its first argument first, also when it was passed as `input=`."""
+        if not args and "input" in kwargs:
+            kwargs = dict(kwargs)
+            args = (kwargs.pop("input"),)
+        return cls(func, args, kwargs)
+
     @property
     def spelled(self) -> str:
         name = getattr(self.func, "__name__", str(self.func))
@@ -264,10 +287,9 @@ class Chain(TorchFunctionMode):
     def watching(self, model, leaf: Tensor, inputs: int, references: int) -> Iterator[Tensor]:
         """Yields the rows to pass to the model: a copy of the leaf that in-place calls may change."""
         for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
-            if isinstance(module, torch.jit.ScriptModule):
-                raise UnsupportedOperation(
-                    f"ScriptModule {name!r} hides its calls; pass the original Python module"
-                )
+            for kind, way_out in OPAQUE.items():
+                if self.strict and isinstance(module, kind):
+                    raise UnsupportedOperation(f"no rule for {kind.__name__} {name!r}: {way_out}")
         self.counts: Counter[str] = Counter()
         self.rows = Rows(inputs, references)
         self._seen = WeakIdKeyDictionary()  # tensor -> whether it depends on the inputs
@@ -276,16 +298,20 @@ class Chain(TorchFunctionMode):
         with self:
             yield rows
 
-    def refuse_unseen(self, values: Tensor) -> None:
-        """Raise if the score was not computed from the inputs by calls that were seen."""
-        if self.strict and not self._depends(values):
+    def refuse_unseen(self, outputs: Tensor, score: Score) -> None:
+        """Raise if the outputs were not computed from the inputs by calls that were seen."""
+        if self.strict and score.output != "logit":
+            raise UnsupportedOperation(f"no rule for softmax: {_SOFTMAX}")
+        if self.strict and not self._depends(outputs):
             raise UnsupportedOperation(
                 "the score was not computed from the inputs by torch calls that could be seen"
                 " (TorchScript, numpy, a constant); pass plain PyTorch code"
             )
+        if len(outputs) != self.rows.total:
+            raise ValueError(f"the model made {len(outputs)} rows of {self.rows.total}")
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        call = Call(func, args, kwargs or {})
+        call = Call.of(func, args, kwargs or {})
         operands = [tensor for tensor in call.tensors if self._depends(tensor)]
         if call.name in CONSTANTS:
             operands = []
@@ -304,6 +330,10 @@ class Chain(TorchFunctionMode):
         return self._seen.get(tensor, False)
 
     def _apply(self, call: Call, operands: list[Tensor]):
+        if not torch.is_grad_enabled():
+            return self._refuse_unless_plain(
+                call, "it runs without gradient (torch.no_grad, or a custom autograd function)"
+            )
         name, alone = call.name, len(operands) == 1
         if name in self.elementwise and alone and call.args and operands[0] is call.args[0]:
             return self._write(call, self._elementwise(call))
@@ -314,21 +344,20 @@ class Chain(TorchFunctionMode):
         if name in BILINEAR and len(operands) == 2:
             return self._write(call, self._product(call, operands))
         if (name in WEIGHTED or name in BILINEAR) and alone:
-            return self._write(call, self._weighted(call, operands[0]))
+            return self._write(call, self._affine(_by_sign, call, operands))
         if name in DIVISION and alone and operands[0] is call.args[0]:
-            return self._write(call, self._weighted(call, operands[0]))
+            return self._write(call, self._affine(_by_sign, call, operands))
         if name in SUMS:
-            return self._write(call, self._sum(call, operands))
+            return self._write(call, self._affine(_terms, call, operands))
         if name in AVERAGES:
-            return self._average(call, operands)
+            if name in ("sum", "mean") and _reduces_batch(call):
+                return self._refuse(call, call.run(), "it mixes the samples of a batch; pass dim=")
+            return self._affine(_average, call, operands)
         if name == "batch_norm" and not call.argument(5, "training", False):
-            return self._batch_norm(call, operands)
+            return self._affine(_normalisation, call, operands)
         if name in ROUTING or (name in DROPOUT and not call.argument(2, "training", True)):
             return self._route(call, operands)
-        result = call.run()
-        if next(_tensors([result]), None) is None and name not in EXTRACTION:
-            return result  # a shape, a dtype, a device
-        return self._refuse(call, result)
+        return self._refuse_unless_plain(call)
 
     # What each kind of call becomes. A mechanism that carries more than one value overrides these.
 
@@ -341,28 +370,46 @@ class Chain(TorchFunctionMode):
         self.counts[call.spelled] += 1
         return swap(y, lambda grad: (pull(grad),), operand)
 
-    def _weighted(self, call: Call, operand: Tensor) -> Tensor:
-        return self._affine(lambda: _by_sign(call, operand), call)
-
-    def _sum(self, call: Call, operands: list[Tensor]) -> Tensor:
-        return self._affine(lambda: _terms(call, operands), call)
-
-    def _average(self, call: Call, operands: list[Tensor]) -> Tensor:
-        return self._affine(lambda: Affine(call.run, call.anew, _nothing, tuple(operands)), call)
-
-    def _batch_norm(self, call: Call, operands: list[Tensor]) -> Tensor:
-        return self._affine(lambda: _normalisation(call, operands[0]), call)
-
-    def _affine(self, parts: Callable[[], Affine], call: Call) -> Tensor:
-        return self.linear(parts()) if self.linear else call.anew(*call.args)
+    def _affine(
+        self, parts: Callable[[Call, list[Tensor]], Affine], call: Call, operands
+    ) -> Tensor:
+        if self.linear is None:
+            return call.anew(*call.args)
+        if call.in_place:  # the rule looks at the value before the change
+            before = call.args[0].clone()
+            operands = [before if x is call.args[0] else x for x in operands]
+            call = replace(call, args=(before, *call.args[1:]))
+        return self.linear(parts(call, operands))
 
     def _route(self, call: Call, operands: list[Tensor]):
-        result = call.run()
-        if call.name in TRANSPOSITIONS and self.rows.references:
-            before, (after, *_) = operands[0], _tensors([result])
-            if after.shape[0] != before.shape[0] or after.stride(0) != before.stride(0):
-                self._refuse(call, None, "it moves the batch dimension, which must stay first")
-        return result
+        if self.rows.references and not self._keeps_rows(call):
+            self._refuse(call, None, "it moves the batch, which must stay in the first dimension")
+        return call.run()
+
+    def _keeps_rows(self, call: Call) -> bool:
+        """Whether the call leaves every row in its place, tried out on the rows' numbers."""
+
+        def numbered(value):
+            if isinstance(value, (list, tuple)):
+                return type(value)(numbered(entry) for entry in value)
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            if not self._seen.get(value, False):
+                return torch.full_like(value, torch.nan)
+            numbers = self.rows.numbers(value)
+            return numbers.clone() if call.in_place or call.name == "setitem" else numbers
+
+        tried = replace(call, args=numbered(call.args))
+        result = tried.run()
+        if call.name == "setitem":
+            result = tried.args[0]
+        for moved in _tensors([result]):
+            k, rest = divmod(len(moved) if moved.dim() else 0, self.rows.total)
+            if rest or not k:
+                return False
+            if not (moved.isnan() | (moved == self.rows.numbers(moved))).all():
+                return False
+        return True
 
     def _pool(self, call: MaxPool) -> Tensor:
         return self.max_pool(call) if self.max_pool else call.run()
@@ -383,6 +430,12 @@ class Chain(TorchFunctionMode):
     def _write(self, call: Call, value: Tensor) -> Tensor:
         """Later readers of a tensor changed in place see the new value."""
         return call.args[0].copy_(value) if call.in_place else value
+
+    def _refuse_unless_plain(self, call: Call, way_out: str = ""):
+        result = call.run()
+        if next(_tensors([result]), None) is None and call.name not in EXTRACTION:
+            return result  # a shape, a dtype, a device
+        return self._refuse(call, result, way_out)
 
     def _refuse(self, call: Call, result, way_out: str = ""):
         if not self.strict:
@@ -407,12 +460,21 @@ def _tensors(values) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _nothing(*operands: Tensor) -> float:
-    return 0.0
+def _reduces_batch(call: Call) -> bool:
+    """Whether a sum or mean runs over the first dimension."""
+    dims = call.argument(1, "dim")
+    dims = (dims,) if isinstance(dims, int) else dims
+    return not dims or any(dim in (0, -call.args[0].dim()) for dim in dims)
 
 
-def _by_sign(call: Call, x: Tensor) -> Affine:
+def _average(call: Call, operands: list[Tensor]) -> Affine:
+    """A sum, mean or average pooling: all weights are positive."""
+    return Affine(call.run, call.anew, lambda *operands: 0.0, tuple(operands))
+
+
+def _by_sign(call: Call, operands: list[Tensor]) -> Affine:
     """An affine call with its weights split by sign: linear, convolution, product with a constant."""
+    (x,) = operands
     if call.name in WEIGHTED:
         weight, rest = call.argument(1, "weight"), call.args[3:]
         options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
@@ -461,8 +523,9 @@ def _terms(call: Call, operands: list[Tensor]) -> Affine:
     )
 
 
-def _normalisation(call: Call, x: Tensor) -> Affine:
+def _normalisation(call: Call, operands: list[Tensor]) -> Affine:
     """Batch normalisation with fixed statistics: a scale for each channel, and a bias."""
+    (x,) = operands
     mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
     if mean is None or variance is None:
         raise UnsupportedOperation(

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribook.calls import Affine, Chain, MaxPool, Product, Pull, Site, swap
-from attribook.score import Score, check_inputs, grad_of
+from attribook.score import Score, check_finite, check_inputs, grad_of
 
 
 def modified_gradient(
@@ -69,13 +69,14 @@ def _differentiate(score, inputs, chain, baseline) -> tuple[Tensor, Counter[str]
                 f"baseline has shape {tuple(baseline.shape)}; its features must be those of the inputs,"
                 f" {tuple(inputs.shape)}, and its rows must divide theirs"
             )
+        check_finite(baseline, "baseline")
         references = baseline.to(inputs)
     with torch.enable_grad():
         leaf = torch.cat([inputs, references]).detach().requires_grad_()
         with chain.watching(score.model, leaf, len(inputs), len(references)) as rows:
-            values = score.select(score.model(rows)[: len(inputs)])
-        chain.refuse_unseen(values)
-        gradient = grad_of(values, leaf)[: len(inputs)]
+            outputs = score.model(rows)
+        chain.refuse_unseen(outputs, score)
+        gradient = grad_of(score.select(outputs[: len(inputs)]), leaf)[: len(inputs)]
     if not torch.isfinite(gradient).all():
         raise ValueError(
             "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
@@ -98,6 +99,8 @@ def ratio(epsilon: float = 1e-9) -> Callable[[Site], Pull]:
 
     With epsilon = 0 the limit f'(0) stands in at z = 0; where f(0) != 0 there is none: ValueError.
     """
+    if epsilon < 0:
+        raise ValueError(f"epsilon-LRP needs epsilon >= 0, got {epsilon}")
 
     def rule(site: Site) -> Pull:
         if epsilon:
@@ -142,6 +145,8 @@ def stabilised(epsilon: float) -> Callable[[Affine], Tensor]:
 
     With it the modified gradient is epsilon-LRP exactly; without, only as epsilon -> 0.
     """
+    if epsilon <= 0:
+        raise ValueError(f"a stabiliser needs epsilon > 0, got {epsilon}; leave the rule out for 0")
 
     def rule(call: Affine) -> Tensor:
         y = call.run()

@@ -29,7 +29,7 @@ class MaskedGame:
         score: Score,
         inputs: Float[Tensor, "batch *features"],
         baseline: Float[Tensor, "#batch *features"] | None = None,
-        groups: Int[Tensor, "*features"] | None = None,
+        groups: Int[Tensor, "..."] | None = None,
     ):
         self.score, self.inputs = score, inputs
         self.baseline = check_inputs(inputs, baseline)
@@ -46,7 +46,7 @@ class MaskedGame:
         self.groups = groups.to(inputs.device)
 
     def __call__(
-        self, coalitions: Bool[Tensor, "coalitions players"]
+        self, coalitions: Bool[Tensor, "coalitions _"]
     ) -> Float[Tensor, "batch coalitions"]:
         """The score for each coalition: one forward row each."""
         if coalitions.dim() != 2 or coalitions.shape[1] != self.n_players:

@@ -109,7 +109,7 @@ def occlusion_focus(
     window = 2 * (patch // 2) + 1
     dilated = F.max_pool2d(masks[:, None].float(), window, stride=1, padding=patch // 2)[:, 0]
     touches = dilated[:, centres[:, 0], centres[:, 1]]  # (batch, cells)
-    strongest = maps.flatten(1).argsort(1, descending=True, stable=True)
+    strongest = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     best = strongest[:, : round(top * strongest.shape[1])]
     hit, chance = touches.gather(1, best).mean(1), touches.mean(1)
     open_room = torch.where((chance == 0) | (chance == 1), math.nan, 1 - chance)

@@ -229,7 +229,7 @@ def occlusion(
     score: Score,
     inputs: Inputs,
     baseline: Baseline | None = None,
-    groups: Int[Tensor, "*features"] | None = None,
+    groups: Int[Tensor, "..."] | None = None,
 ) -> Inputs:
     """S(x) - S(x without player i); a group's drop is shared by its features. [gradient, Sec. 4.3]
 
@@ -263,7 +263,7 @@ def prediction_difference(
     score: Score,
     inputs: Inputs,
     baselines: Baselines,
-    groups: Int[Tensor, "*features"] | None = None,
+    groups: Int[Tensor, "..."] | None = None,
 ) -> Inputs:
     """Occlusion averaged over baselines drawn from the data. Zintgraf et al. 2017."""
     drops = [occlusion(score, inputs, baseline[None], groups) for baseline in baselines]
@@ -274,7 +274,7 @@ def shapley(
     score: Score,
     inputs: Inputs,
     baseline: Baseline | None = None,
-    groups: Int[Tensor, "*features"] | None = None,
+    groups: Int[Tensor, "..."] | None = None,
     n_permutations: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Inputs:

@@ -25,8 +25,9 @@ def reveal_cancel(
     """DeepLIFT (RevealCancel) attributions: each part's share, averaged over the two orders.
 
     With z+ and z- the sums of positive and negative contributions to a unit's difference from z0,
-    y+ = [f(z0 + z+) - f(z0) + f(z0 + z+ + z-) - f(z0 + z-)] / 2, and y- likewise. Complete.
-    [gradient, Sec. 4.3; DeepLIFT, Sec. 3.5.3] One forward and one backward pass of 3 batch rows.
+    y+ = [f(z0 + z+) - f(z0) + f(z0 + z+ + z-) - f(z0 + z-)] / 2, and y- likewise. A contribution's
+    sign is that of weight times net change; one of zero goes half to either. Complete.
+    [gradient, Sec. 4.3; DeepLIFT, Sec. 3.5] One forward and one backward pass of 3 batch rows.
     """
     baseline = check_inputs(inputs, baseline).expand_as(inputs)
     difference = inputs - baseline
@@ -35,11 +36,10 @@ def reveal_cancel(
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
         with chain.watching(score.model, leaf, len(rows), 0) as watched:
-            above, below, _ = score.model(watched).chunk(3)
-            scores = score.select(above), score.select(below)
-        for part in scores:
-            chain.refuse_unseen(part)
-        gradient = grad_of(sum(scores), leaf)
+            outputs = score.model(watched)
+        chain.refuse_unseen(outputs, score)
+        above, below, _ = outputs.chunk(3)
+        gradient = grad_of(score.select(above) + score.select(below), leaf)
     above, below, _ = (rows * gradient).chunk(3)
     return above + below
 
@@ -60,15 +60,17 @@ class _Parts(Chain):
         value = torch.cat([y_above, y_below, at_start])
         return swap(value, lambda grad: (grad * slopes,), call.args[0])
 
-    def _affine(self, parts, call: Call) -> Tensor:
-        affine: Affine = parts()
-        thirds = [operand.chunk(3) for operand in affine.operands]
-        above, below = [third[0] for third in thirds], [third[1] for third in thirds]
+    def _affine(self, parts, call: Call, operands: list[Tensor]) -> Tensor:
+        affine: Affine = parts(call, operands)
         start = affine.run().chunk(3)[2]
-        y_above = affine.plus(*above) + affine.minus(*below)
-        y_below = affine.minus(*above) + affine.plus(*below)
-        shape = torch.zeros_like(start)  # a broadcast bias may have widened the output
-        return torch.cat([y_above + shape, y_below + shape, start])
+        changes = [above + below for above, below, _ in (x.chunk(3) for x in operands)]
+        rising = [x * (x.detach() > 0) for x in changes]
+        falling = [x * (x.detach() < 0) for x in changes]
+        y_above = affine.plus(*rising) + affine.minus(*falling)
+        y_below = affine.minus(*rising) + affine.plus(*falling)
+        undecided = [x * (x.detach() == 0) / 2 for x in changes]
+        halves = affine.plus(*undecided) + affine.minus(*undecided) + torch.zeros_like(start)
+        return torch.cat([y_above + halves, y_below + halves, start])
 
     def _route(self, call: Call, operands: list[Tensor]):
         if call.name in ("neg", "negative"):

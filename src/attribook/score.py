@@ -108,10 +108,10 @@ def grad_of(values: Tensor, leaf: Tensor) -> Tensor:
 
 def check_inputs(inputs: Tensor, baseline: Tensor | None = None) -> Tensor:
     """The baseline as (batch or 1, *features), zeros if None, after both were found usable."""
-    _check_finite(inputs, "inputs")
+    check_finite(inputs, "inputs")
     if baseline is None:
         return torch.zeros_like(inputs[:1])
-    _check_finite(baseline, "baseline")
+    check_finite(baseline, "baseline")
     if baseline.shape[1:] != inputs.shape[1:] or len(baseline) not in (1, len(inputs)):
         raise ValueError(
             f"baseline has shape {tuple(baseline.shape)}; for inputs of shape {tuple(inputs.shape)} it"
@@ -120,7 +120,8 @@ def check_inputs(inputs: Tensor, baseline: Tensor | None = None) -> Tensor:
     return baseline.to(inputs)
 
 
-def _check_finite(tensor: Tensor, what: str) -> None:
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raises unless this is a non-empty batch of finite floating-point numbers."""
     if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
         kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{what} must be a floating-point tensor, got {kind}")

@@ -1,0 +1,165 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from attribook import coalitions
+from attribook.coalitions import (
+    MaskedGame,
+    all_coalitions,
+    coalitions_of_size,
+    dividends,
+    grid_centres,
+    patch_masks,
+    random_coalitions,
+    sampled_shapley_values,
+    shapley_values,
+)
+from attribook.criteria import count_passes
+from attribook.methods import occlusion, occlusion_map, prediction_difference, shapley
+from attribook.score import Score
+from attribook.toys import random_mlp
+from reference import shapley_by_permutations
+
+
+@pytest.fixture
+def score(generator):
+    return Score(random_mlp(nn.Tanh, generator), 1)
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(2, 6, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def x0(generator):
+    return torch.randn(1, 6, generator=generator, dtype=torch.float64)
+
+
+def test_exact_shapley_values_are_the_mean_gain_over_all_orders(score, x, x0):
+    def S(point):
+        return float(score(torch.as_tensor(point, dtype=torch.float64)[None])[0])
+
+    expected = [shapley_by_permutations(S, row.numpy(), x0[0].numpy()) for row in x]
+    assert_close(shapley(score, x, x0), torch.tensor(expected).double(), atol=1e-12, rtol=0)
+
+
+def test_shapley_values_cost_each_coalition_once(generator, x):
+    net = random_mlp(nn.Tanh, generator)
+    with count_passes(net) as passes:
+        shapley(Score(net, 0), x[:1])
+    assert passes.forward_rows == 2**6
+    assert passes.backward_rows == 0
+
+
+def test_sampled_shapley_values_lie_within_their_standard_error(score, x, x0, generator):
+    game = MaskedGame(score, x, x0)
+    exact = shapley_values(game)
+    mean, error = sampled_shapley_values(game, 400, generator)
+    z = (mean - exact) / error
+    assert z.abs().max() < 5  # 12 values; 5 standard errors are one chance in 150,000
+    assert_close(mean.sum(1), exact.sum(1), atol=1e-12, rtol=0)  # every order is complete
+    assert error.min() > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_sampling_needs_an_even_number_of_permutations(score, x, generator, n):
+    with pytest.raises(ValueError, match="even number"):
+        sampled_shapley_values(MaskedGame(score, x), n, generator)
+
+
+def test_dividends_are_the_coefficients_of_a_multilinear_polynomial():
+    score = Score(lambda z: 2 * z[:, 0] - 3 * z[:, 1] * z[:, 2] + 5 * z.prod(1))
+    found = dividends(MaskedGame(score, torch.ones(1, 3, dtype=torch.float64)))
+    expected = torch.tensor(
+        [[0, 2, 0, 0, 0, 0, -3, 5]]
+    ).double()  # sets {}, 1, 2, 12, 3, 13, 23, 123
+    assert_close(found, expected, atol=1e-14, rtol=0)
+
+
+def test_dividends_of_subsets_add_up_to_the_value_of_a_coalition(score, x, x0):
+    game = MaskedGame(score, x, x0)
+    sets = all_coalitions(6)
+    below = ((sets[:, None] & sets[None]) == sets[None]).all(2)  # [S, T]: T is a subset of S
+    sums = dividends(game) @ below.T.double()
+    assert_close(sums, game(sets), atol=1e-12, rtol=0)
+
+
+def test_all_coalitions_number_their_players_by_bits():
+    sets = all_coalitions(3)
+    assert sets.shape == (8, 3)
+    assert sets[5].tolist() == [True, False, True]
+
+
+def test_coalitions_of_a_size_are_all_different_and_of_that_size():
+    sets = coalitions_of_size(7, 3)
+    assert len(sets.unique(dim=0)) == 35
+    assert (sets.sum(1) == 3).all()
+
+
+def test_random_coalitions_have_their_size_and_cover_players_evenly(generator):
+    sets = random_coalitions(10, 3, 20_000, generator)
+    assert (sets.sum(1) == 3).all()
+    assert_close(sets.double().mean(0), torch.full((10,), 0.3).double(), atol=0.02, rtol=0)
+
+
+def test_groups_are_masked_together_and_share_equally(score, x):
+    groups = torch.tensor([0, 0, 1, 1, 1, 2])
+    drops = occlusion(score, x, groups=groups)
+    without = x.clone()
+    without[:, 2:5] = 0
+    assert_close(drops[:, 2] * 3, score(x) - score(without), atol=1e-14, rtol=0)
+    assert_close(drops[:, 2], drops[:, 4])
+
+
+def test_large_games_run_in_bounded_batches_with_the_same_result(monkeypatch, score, x):
+    whole = MaskedGame(score, x)(all_coalitions(6))
+    monkeypatch.setattr(coalitions, "ELEMENTS_A_PASS", 5 * x.numel())
+    assert_close(MaskedGame(score, x)(all_coalitions(6)), whole, atol=1e-15, rtol=0)
+
+
+def test_prediction_difference_averages_occlusion_over_baselines(score, x, generator):
+    baselines = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    expected = sum(occlusion(score, x, x0[None]) for x0 in baselines) / 3
+    assert_close(prediction_difference(score, x, baselines), expected, atol=1e-14, rtol=0)
+
+
+def test_a_patch_is_a_square_round_its_centre_cut_at_the_border():
+    kept = patch_masks(5, 6, 3, torch.tensor([[2, 3], [0, 0]]))
+    assert (~kept[0]).nonzero().tolist() == [[r, c] for r in (1, 2, 3) for c in (2, 3, 4)]
+    assert (~kept[1]).sum() == 4
+
+
+def test_an_occlusion_map_equals_one_patch_at_a_time(generator):
+    images = torch.randn(2, 3, 10, 12, generator=generator)
+    weight = torch.randn(3, 10, 12, generator=generator)
+    score = Score(lambda z: (z * weight).flatten(1).sum(1).tanh())
+    drops = occlusion_map(score, images, patch=5, stride=4, value=0.25)
+    assert drops.shape == (2, 2, 3)
+    for k, (row, column) in enumerate(grid_centres(10, 12, 4).tolist()):
+        patched = images.clone()
+        patched[:, :, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 0.25
+        expected = score(images) - score(patched)
+        assert_close(drops.flatten(1)[:, k], expected, atol=1e-5, rtol=0)
+
+
+def test_too_many_players_are_refused_with_the_way_out():
+    x = torch.zeros(1, 17)
+    with pytest.raises(ValueError, match="at most 16 players, got 17; pass n_permutations="):
+        shapley(Score(lambda z: z.sum(1)), x)
+    with pytest.raises(ValueError, match="coarser groups"):
+        all_coalitions(17)
+
+
+@pytest.mark.parametrize(
+    "groups", [torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2, 2, 2, 2]), torch.zeros(2, 3).long()]
+)
+def test_groups_must_number_the_features_without_gaps(score, x, groups):
+    with pytest.raises(ValueError, match="groups"):
+        MaskedGame(score, x, groups=groups)
+
+
+def test_coalitions_of_the_wrong_width_are_refused(score, x):
+    with pytest.raises(ValueError, match="wanted .any, 6."):
+        MaskedGame(score, x)(torch.ones(2, 5, dtype=torch.bool))

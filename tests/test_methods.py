@@ -1,0 +1,176 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from attribook.axioms import completeness_gap
+from attribook.methods import (
+    METHODS,
+    deep_shap,
+    deeplift_rescale,
+    deeplift_reveal_cancel,
+    grad_cam,
+    gradient,
+    gradient_x_input,
+    guided_backprop,
+    integrated_gradients,
+    lrp_alpha_beta,
+    lrp_epsilon,
+    occlusion,
+    smooth_grad,
+)
+from attribook.score import Score
+from attribook.toys import one_plus_root, random_cnn, random_mlp, random_resnet
+
+ALL = {
+    **METHODS,
+    "gradient": gradient,
+    "guided back-propagation": guided_backprop,
+    "alpha-beta-LRP": lrp_alpha_beta,
+    "DeepLIFT (RevealCancel)": deeplift_reveal_cancel,
+    "occlusion": occlusion,
+}
+
+
+@pytest.fixture
+def net(generator):
+    return random_resnet(nn.Softplus, generator)
+
+
+@pytest.fixture
+def images(generator):
+    return torch.randn(3, 2, 6, 6, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attributions_keep_shape_dtype_and_device_and_are_finite(method, net, images, dtype):
+    result = method(Score(net.to(dtype), 0), images.to(dtype))
+    assert (result.shape, result.dtype, result.device) == (images.shape, dtype, images.device)
+    assert torch.isfinite(result).all()
+    assert not result.requires_grad
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+def test_a_batch_of_three_equals_three_batches_of_one(method, net, images):
+    targets = torch.tensor([2, 0, 1])
+    together = method(Score(net, targets), images)
+    alone = [method(Score(net, targets[i : i + 1]), images[i : i + 1]) for i in range(3)]
+    assert_close(together, torch.cat(alone), atol=1e-11, rtol=0)  # float64, other summation order
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+def test_the_model_and_the_inputs_are_untouched_afterwards(method, net, images):
+    for parameter in list(net.parameters())[::2]:
+        parameter.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    flags = [parameter.requires_grad for parameter in net.parameters()]
+    inputs = images.clone().requires_grad_()
+    method(Score(net, 0), inputs)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert [parameter.requires_grad for parameter in net.parameters()] == flags
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(inputs, images) and inputs.grad is None
+    hooks = [m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules()]
+    assert not any(hooks) and not net.training
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+def test_methods_work_where_gradients_are_switched_off(method, net, images):
+    with torch.no_grad():
+        result = method(Score(net, 0), images)
+    assert_close(result, method(Score(net, 0), images))
+
+
+def test_every_method_explains_a_hidden_layer_through_the_tail(net, images):
+    head, tail = Score(net, 0).split("act1")
+    activations = head(images).detach()
+    for method in ALL.values():
+        assert method(tail, activations).shape == activations.shape
+
+
+def test_the_root_example_tells_the_methods_apart():
+    # [gradient, after Eq. 13]: (4, 1) by Gradient * Input, (4, 2) by average gradients
+    score, x = Score(one_plus_root), torch.full((1, 2), 4.0, dtype=torch.float64)
+    assert_close(gradient_x_input(score, x), torch.tensor([[4.0, 1.0]]).double())
+    for method in (lrp_epsilon, deeplift_rescale):
+        assert_close(method(score, x), torch.tensor([[4.0, 2.0]]).double(), atol=1e-8, rtol=0)
+
+
+def test_linear_models_get_one_answer_from_all_salience_methods(generator):
+    weight = torch.randn(10, generator=generator, dtype=torch.float64)
+    score = Score(lambda z: z @ weight + 3)
+    x = torch.randn(2, 10, generator=generator, dtype=torch.float64)
+    for method in (
+        gradient_x_input,
+        lrp_epsilon,
+        deeplift_rescale,
+        integrated_gradients,
+        occlusion,
+    ):
+        assert_close(method(score, x), x * weight, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("method", [deeplift_rescale, deeplift_reveal_cancel])
+@pytest.mark.parametrize("build", [random_cnn, random_resnet])
+def test_deeplift_is_complete_for_one_baseline_and_for_one_each(method, build, generator):
+    size = 8 if build is random_cnn else 6
+    score = Score(build(nn.Tanh, generator), 0)
+    x = torch.randn(3, 2, size, size, generator=generator, dtype=torch.float64)
+    for rows in (1, 3):
+        x0 = torch.randn(rows, 2, size, size, generator=generator, dtype=torch.float64)
+        gap = completeness_gap(method(score, x, x0), score, x, x0)
+        assert_close(gap, torch.zeros_like(gap), atol=1e-12, rtol=0)
+
+
+def test_deep_shap_is_the_mean_of_deeplift_over_its_baselines(net, images, generator):
+    score = Score(net, torch.tensor([0, 1, 2]))
+    baselines = torch.randn(4, 2, 6, 6, generator=generator, dtype=torch.float64)
+    expected = torch.stack([deeplift_rescale(score, images, x0[None]) for x0 in baselines]).mean(0)
+    assert_close(deep_shap(score, images, baselines), expected, atol=1e-12, rtol=0)
+
+
+def test_alpha_one_conserves_relevance_without_biases(generator):
+    net = random_mlp(nn.ReLU, generator, bias=False)
+    with torch.no_grad():
+        net.dense3.weight.abs_()  # a logit of negative contributions only would lose its relevance
+    score = Score(net, 0)
+    x = torch.rand(5, 6, generator=generator, dtype=torch.float64) + 0.1
+    total = lrp_alpha_beta(score, x, alpha=1, beta=0).sum(1)
+    assert_close(total, score(x), atol=1e-7, rtol=0)  # the ratio rule's epsilon of 1e-9, amplified
+
+
+def test_guided_backprop_lets_only_positive_gradients_through():
+    # S = -ReLU(x1) + ReLU(x2): the first unit receives -1, which is cut
+    score = Score(lambda z: torch.relu(z) @ torch.tensor([-1.0, 1.0]))
+    assert guided_backprop(score, torch.tensor([[2.0, 3.0]])).tolist() == [[0.0, 1.0]]
+
+
+def test_smooth_grad_repeats_from_its_generator_and_tends_to_the_gradient(net, images):
+    score = Score(net, 0)
+    runs = [
+        smooth_grad(score, images, 0.2, 5, generator=torch.Generator().manual_seed(1))
+        for _ in range(2)
+    ]
+    assert torch.equal(*runs)
+    barely = smooth_grad(score, images, 1e-9, 2, generator=torch.Generator().manual_seed(1))
+    assert_close(barely, gradient(score, images), atol=1e-7, rtol=0)
+
+
+def test_grad_cam_weighs_feature_maps_by_their_mean_gradient(generator):
+    net = random_cnn(nn.Tanh, generator)
+    x = torch.randn(2, 2, 8, 8, generator=generator, dtype=torch.float64)
+    score = Score(net, 1)
+    head, tail = score.split("act1")
+    activations = head(x).detach()
+    weights = gradient(tail, activations).mean((2, 3))
+    cam = torch.einsum("bk,bkhw->bhw", weights, activations).clamp(min=0)
+    result = grad_cam(score, x, "act1")
+    assert result.shape == x.shape
+    enlarged = nn.functional.interpolate(cam[:, None], (8, 8), mode="bilinear")[:, 0]
+    assert_close(result[:, 0], enlarged)
+    assert torch.equal(result[:, 0], result[:, 1])
+    with pytest.raises(ValueError, match="not a feature map"):
+        grad_cam(score, x, "flat")
