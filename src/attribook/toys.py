@@ -144,6 +144,40 @@ def randomised(net: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
     return net
 
 
+def deep_relu_mlp(depth: int, generator: torch.Generator, width: int = 32) -> nn.Sequential:
+    """`depth` hidden layers of ReLUs after He's initialisation, biases of deviation 0.2."""
+    net = random_mlp(nn.ReLU, generator, (width,) * (depth + 1) + (1,))
+    with torch.no_grad():
+        for layer in net.children():
+            if isinstance(layer, nn.Linear):
+                layer.weight.normal_(0, (2 / width) ** 0.5, generator=generator)
+                layer.bias.normal_(0, 0.2, generator=generator)
+    return net
+
+
+def random_lstm(generator: torch.Generator, features: int = 3, units: int = 4) -> Function:
+    """A random LSTM with a linear readout, (rows, steps, features) -> (rows,); its gates multiply.
+
+    Written out, since the fused `nn.LSTM` hides its nonlinearities from a modified chain rule.
+    """
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weight, bias, readout = draw(features + units, 4 * units), draw(4 * units), draw(units)
+
+    def score(x: Tensor) -> Tensor:
+        hidden = cell = x.new_zeros(len(x), units)
+        for step in x.unbind(1):
+            gates = torch.cat([step, hidden], 1) @ weight.to(x.device) + bias.to(x.device)
+            take, forget, show, new = gates.chunk(4, 1)
+            cell = forget.sigmoid() * cell + take.sigmoid() * new.tanh()
+            hidden = show.sigmoid() * cell.tanh()
+        return hidden @ readout.to(x.device)
+
+    return score
+
+
 class Pair(NamedTuple):
     """Two models equal as functions, points to compare them at, and whether the paths are smooth."""
 
