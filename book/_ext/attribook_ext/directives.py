@@ -25,7 +25,7 @@ def claim_url(env, entry: dict) -> str:
     page = f"notebooks/{entry['notebook']}" if entry["notebook"] else "book/ledger"
     anchor = entry["id"] if entry["notebook"] else f"ledger-{entry['id']}"
     if page not in env.found_docs:
-        log.warning("claim %s was recorded in %s, which the book lacks", entry["id"], page)
+        log.warning("claim %s leads to %s, which the book lacks", entry["id"], page)
     return f"{env.app.builder.get_relative_uri(env.docname, page)}#{anchor}"
 
 

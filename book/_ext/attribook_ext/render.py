@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -29,8 +30,8 @@ def value_link(text: str, url: str, title: str) -> str:
 
 def ledger_table(entries: Iterable[dict], url: Url) -> str:
     """The ledger: a plain table, which attribook.js makes sortable and filterable."""
-    columns = ("Claim", "Verdict", "Paper", "Kind", "Where", "The paper says", "Its value",
-               "Measured, against the criterion")  # fmt: skip
+    columns = ("Claim", "The paper says", "Its value", "Measured, and the criterion", "Verdict",
+               "Where", "Kind", "Paper")  # fmt: skip
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     rows = "\n".join(_ledger_row(entry, url(entry)) for entry in entries)
     return (
@@ -44,16 +45,17 @@ def _ledger_row(entry: dict, url: str) -> str:
     rank = VERDICTS.index(entry["verdict"])
     facts = "".join(
         f'<td data-label="{label}">{escape(entry[key])}</td>'
-        for label, key in (("Paper", "paper"), ("Kind", "kind"), ("Where", "where"))
+        for label, key in (("Where", "where"), ("Kind", "kind"), ("Paper", "paper"))
     )
     return (
         f'<tr id="ledger-{entry["id"]}" data-paper="{entry["paper"]}" data-kind="{entry["kind"]}" '
         f'data-verdict="{entry["verdict"]}">'
         f'<th scope="row"><a href="{escape(url)}"><code>{_breakable(entry["id"])}</code></a></th>'
+        f'<td data-label="The paper says" class="says">{escape(entry["says"])}</td>'
+        f'<td data-label="Its value" class="value">{_folded(_plain(entry["paper_value"]))}</td>'
+        f'<td data-label="Measured" class="measured">{_measured(entry)}</td>'
         f'<td data-label="Verdict" data-sort="{rank}">{badge(entry["verdict"], url)}</td>'
-        f'{facts}<td data-label="The paper says" class="says">{escape(entry["says"])}</td>'
-        f'<td data-label="Its value">{_folded(_plain(entry["paper_value"]))}</td>'
-        f'<td data-label="Measured" class="measured">{_measured(entry)}</td></tr>'
+        f"{facts}</tr>"
     )
 
 
@@ -73,10 +75,13 @@ def _check_line(entry: dict, check: dict) -> str:
     role = "" if check["role"] == "printed" else f" <small>({check['role']})</small>"
     seeds = len(alike(entry))
     mean = f" <small>mean of {seeds}</small>" if seeds > 1 else ""
+    wanted = "" if isinstance(check["measured"], bool) else criterion(check)
+    if check["expected"] is not None:
+        wanted = f"wanted {wanted}"
     return (
-        f'<li><span class="mark">{mark}</span> {escape(check["name"])}{role}: '
+        f'<li><span class="met">{mark}</span> {escape(check["name"])}{role}: '
         f"<b>{escape(show(over_runs(entry, check['name'])))}</b>{mean} "
-        f'<span class="criterion">{escape(criterion(check))}</span></li>'
+        f'<span class="criterion">{escape(wanted)}</span></li>'
     )
 
 
@@ -166,7 +171,7 @@ def run_statistics(statistics: dict[str, dict], environment: dict, page: Url) ->
     versions = sorted({(name, str(run[name])) for run in statistics.values() for name in VERSIONS})
     versions += [(str(key), str(value)) for key, value in environment.items()]
     machine = [(escape(key), escape(value)) for key, value in dict.fromkeys(versions)]
-    total = f"{len(rows)} reference runs, {minutes:.1f} minutes in all."
+    total = f"The reference runs, {minutes:.1f} minutes in all."
     return (
         _table(head, rows, total)
         + _table(("Claim", "Timing", "Measured"), timed, "What the notebooks timed.")
@@ -193,8 +198,14 @@ def benchmarks(recorded: dict | None) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     if not (rows := list(rows)):
         return ""
-    names = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kinds = [_alignment([row[i] for row in rows]) for i in range(len(head))]
+    names = "".join(f'<th scope="col"{k}>{name}</th>' for k, name in zip(kinds, head, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{k}>{cell}</td>" for k, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     return (
         f'<div class="scroll"><table class="plain"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -203,6 +214,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> 
 
 def _link(url: str, text: str) -> str:
     return f'<a href="{escape(url)}">{escape(text)}</a>'
+
+
+def _alignment(column: Sequence[str]) -> str:
+    """The class of a column whose every cell is a number, with or without a unit."""
+    numeric = all(re.fullmatch(r"-?[\d.,]+(e-?\d+)?( s| MB)?", cell) for cell in column)
+    return ' class="number"' if numeric else ""
 
 
 def _number(cell) -> str:
@@ -214,9 +231,9 @@ def _details(summary: str, body: str) -> str:
 
 
 def _folded(text: str) -> str:
-    if len(text) <= 90:
+    if len(text) <= 60:
         return escape(text)
-    return _details(escape(text[:60].rsplit(" ", 1)[0]) + " …", f"<p>{escape(text)}</p>")
+    return _details(escape(text[:40].rsplit(" ", 1)[0]) + " …", f"<p>{escape(text)}</p>")
 
 
 def _plain(value) -> str:
