@@ -232,7 +232,7 @@ def _wanted(run: Run, force: bool, since: Path | None) -> bool:
     old = since is not None and since.exists()
     if force or not running.is_current(run):
         return True
-    if old and run.output.stat().st_mtime < since.stat().st_mtime:
+    if old and run.output.stat().st_mtime_ns < since.stat().st_mtime_ns:
         return True
     shown = run.output.relative_to(run.notebook.root)
     click.echo(f"{shown} is up to date (same text, same parameters); --force runs it again")

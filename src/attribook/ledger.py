@@ -277,9 +277,8 @@ def show(value) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return "(" + ", ".join(show(entry) for entry in value) + ")"
-    if float(value).is_integer() and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:.3g}"
+    number = float(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 1e6 else f"{number:.3g}"
 
 
 def _emit(record: dict) -> None:
@@ -329,8 +328,11 @@ def _in_role_order(checks: Iterable[dict]) -> list[dict]:
 
 
 def _as_json(check: Check, role: str) -> dict:
-    value = None if math.isnan(check.value) else _rounded(check.value)
-    return {**asdict(check), "value": value, "role": role, "outcome": check.outcome}
+    """The check as plain JSON, which has no numbers for infinity and NaN: `measured` names them."""
+    record = asdict(check) | {"role": role, "outcome": check.outcome}
+    if not math.isfinite(check.value):
+        return record | {"value": None, "measured": _named(check.measured)}
+    return record | {"value": _rounded(check.value)}
 
 
 def _group_outcome(records: Sequence[dict], role: str) -> bool | None:
@@ -404,6 +406,12 @@ def _array(measured) -> np.ndarray:
     if hasattr(measured, "detach"):
         measured = measured.detach().cpu().numpy()
     return np.asarray(measured, dtype=np.float64)
+
+
+def _named(measured):
+    if isinstance(measured, list):
+        return [_named(entry) for entry in measured]
+    return measured if math.isfinite(measured) else str(measured)
 
 
 def _rounded(value: float) -> float:

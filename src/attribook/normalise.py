@@ -116,7 +116,7 @@ def _hide_default_parameters(notebook: NotebookNode) -> None:
         return
     for cell in notebook.cells:
         if "parameters" in _tags(cell):
-            cell.metadata.tags = [*_tags(cell), "remove-cell"]
+            cell.metadata.tags = sorted({*_tags(cell), "remove-cell"})
             cell.metadata.jupyter = {"source_hidden": True}
 
 

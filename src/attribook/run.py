@@ -292,7 +292,7 @@ def _papermill(run: Run, part: Path, bar: int) -> NotebookNode:
             kernel_name="python3",
             cwd=run.notebook.source.parent,
             progress_bar={"desc": run.notebook.slug, "position": bar, "mininterval": every},
-            extra_arguments=["--log-level=ERROR"],  # ipykernel warns about its own transport
+            extra_arguments=["--log-level=CRITICAL"],  # not its transport, not Ctrl-C
         )
     except papermill.PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]

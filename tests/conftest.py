@@ -1,0 +1,57 @@
+"""Fixtures that several test modules share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from attribook.cli import main
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with one small notebook that was not run yet; the working directory."""
+    root = tmp_path / "project"
+    shutil.copytree(Path(__file__).parent / "project", root)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def executed_once(tmp_path_factory):
+    """The small project after `attribook run --all` and `attribook ledger`; for copying."""
+    root = tmp_path_factory.mktemp("executed") / "project"
+    shutil.copytree(Path(__file__).parent / "project", root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for command in (["run", "--all"], ["ledger"]):
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code == 0, result.output
+    return root
+
+
+@pytest.fixture
+def executed(executed_once, tmp_path, monkeypatch):
+    """A copy of the small project with its reference and its ledger; the working directory."""
+    root = tmp_path / "project"
+    shutil.copytree(executed_once, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def attribook():
+    """Calls the command line in this process: `attribook("run", "square")` -> click's result."""
+
+    def call(*arguments: str):
+        return CliRunner().invoke(main, list(arguments))
+
+    return call
+
+
+@pytest.fixture
+def generator():
+    """A fresh random source with a fixed seed."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,67 @@
+"""A module imports only from the layers above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import attribook
+
+SOURCES = sorted(Path(attribook.__file__).parent.glob("*.py"))
+CHAIN = {"score", "calls", "chain", "parts"}  # one mechanism in three files
+LIBRARY = CHAIN | {"paths", "coalitions", "taylor"}
+MAY_IMPORT = {
+    "score": set(),
+    "calls": {"score"},
+    "chain": {"score", "calls"},
+    "parts": {"score", "calls", "chain"},
+    "paths": {"score"},
+    "coalitions": {"score"},
+    "taylor": {"score"},
+    "baselines": LIBRARY,
+    "methods": LIBRARY | {"baselines"},
+    "axioms": LIBRARY | {"baselines", "methods"},
+    "criteria": LIBRARY | {"baselines", "methods"},
+    "toys": set(),
+    "layerwise": set(),
+    "toys": set(),
+    "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
+    "data": set(),
+    "ledger": set(),
+    "models": {"data"},
+    "plots": {"data"},
+    "kernel": set(),
+    "normalise": {"ledger"},
+    "run": {"ledger", "normalise"},
+    "collect": {"ledger", "run"},
+    "cli": {"collect", "data", "models", "run"},
+}
+
+
+def imported(source: str) -> set[str]:
+    """The attribook modules a source imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module == "attribook":
+            found |= {f"attribook.{name.name}" for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found.add(f"attribook.{node.module}")
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return {name.split(".")[1] for name in found if name.startswith("attribook.")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_module_imports_only_from_the_layers_above_it(path):
+    if path.stem == "__init__":
+        return
+    assert path.stem in MAY_IMPORT, f"give {path.stem} its place in the layers"
+    assert imported(path.read_text()) <= MAY_IMPORT[path.stem]
+
+
+def test_imports_are_found_in_every_spelling():
+    source = "import attribook.run\nfrom attribook import cli\nfrom attribook.data import x\n"
+    source += "def f():\n    from .paths import y\n"
+    assert imported(source) == {"run", "cli", "data", "paths"}
