@@ -23,8 +23,6 @@ MAY_IMPORT = {
     "axioms": LIBRARY | {"baselines", "methods"},
     "criteria": LIBRARY | {"baselines", "methods"},
     "toys": set(),
-    "layerwise": set(),
-    "toys": set(),
     "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
     "data": set(),
     "ledger": set(),
