@@ -218,7 +218,7 @@ def averaged_product(call: Product) -> Tensor:
 
 def stabilise(z: Tensor, epsilon: float) -> Tensor:
     """z + epsilon sign(z) with sign(0) = +1."""
-    return z + torch.where(z >= 0, epsilon, -epsilon)
+    return torch.where(z >= 0, z + epsilon, z - epsilon)
 
 
 def _by_sign_of_inputs(call: Affine) -> tuple[Tensor | float, Tensor | float]:
