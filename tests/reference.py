@@ -1,174 +1,80 @@
 """Definitions, transcribed slowly: the second opinion that the library is tested against.
 
-Everything works on one sample in numpy float64, without autograd and without the library. A network
-is a list of nodes in order of evaluation; `values[0]` is the flat input and `values[k + 1]` the
-output of node k. Torch is used once per layer, to read an affine map off by pushing the unit basis
-through it.
+Everything works on one sample in numpy float64, without autograd and without the library. LRP,
+DeepLIFT and the sum over paths live in attribook.layerwise, which notebooks use as well; here are
+the nodes, rules and games that only the tests need.
 """
 
 import itertools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.special import erf, expit
 from torch import nn
+
+from attribook import layerwise
+from attribook.layerwise import (
+    ELEMENTWISE,
+    Affine,
+    Elementwise,
+    Graph,
+    MaxPool,
+    Node,
+    append,
+    as_graph,
+    clamp,
+    divide,
+    forward,
+    lrp_layerwise,
+    path_sum,
+    propagate,
+    send,
+    sign,
+)
+
+__all__ = ["ELEMENTWISE", "as_graph", "clamp", "lrp_layerwise", "path_sum", "sign"]
 
 # --- nodes ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Affine:
-    """y = bias + sum of matrix @ parent: dense, convolution, average pool, batch-norm, add."""
-
-    parents: tuple[int, ...]
-    matrices: tuple[np.ndarray, ...]  # one (out, in) for each parent
-    bias: np.ndarray
-    stabilised: bool = True  # whether epsilon appears in its LRP denominator
-
-    def forward(self, *inputs):
-        return sum(matrix @ x for matrix, x in zip(self.matrices, inputs, strict=True)) + self.bias
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """y = f(z), unit by unit."""
-
-    parents: tuple[int]
-    f: Callable
-    derivative: Callable
-
-    def forward(self, z):
-        return self.f(z)
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """y = the parents one after the other."""
+class SideBySide(Node):
+    """y = the parents one after the other; each part's relevance goes back where it came from."""
 
     parents: tuple[int, ...]
 
     def forward(self, *inputs):
         return np.concatenate(inputs)
 
+    def apart(self, together, inputs):
+        return np.split(together, np.cumsum([part.size for part in inputs])[:-1])
 
-@dataclass(frozen=True)
-class MaxPool:
-    """y_j = max of the inputs in window j."""
+    def lrp(self, relevance, inputs, y, eps):
+        return self.apart(relevance, inputs)
 
-    parents: tuple[int]
-    windows: np.ndarray  # (out, in) bool, True where the input lies in the window
-
-    def forward(self, x):
-        return np.array([x[window].max() for window in self.windows])
-
-    def winners(self, x):
-        """The index of the first largest input of every window."""
-        return np.array([np.flatnonzero(window)[x[window].argmax()] for window in self.windows])
+    def deeplift(self, relevance, inputs, baselines, change):
+        return self.apart(relevance, inputs)
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Node):
     """y = u * v, unit by unit."""
 
     parents: tuple[int, int]
+    averaged: bool = True
 
     def forward(self, u, v):
         return u * v
 
-
-Node = Affine | Elementwise | SideBySide | MaxPool | Product
-Graph = list[Node]
-
-
-def forward(graph: Graph, x) -> list[np.ndarray]:
-    """The input and the output of every node."""
-    values = [np.asarray(x, dtype=np.float64).ravel()]
-    for node in graph:
-        values.append(node.forward(*(values[parent] for parent in node.parents)))
-    return values
+    def deeplift(self, relevance, inputs, baselines, change):
+        """A factor's multiplier is the other one at x, or `averaged` its mean at x and xb."""
+        multiplier = divide(relevance, change)
+        (u, v), (u0, v0) = inputs, baselines if self.averaged else inputs
+        du, dv = u - baselines[0], v - baselines[1]
+        return [multiplier * (v + v0) / 2 * du, multiplier * (u + u0) / 2 * dv]
 
 
-# --- elementwise functions and their derivatives -------------------------------------------------
-
-
-def relu(z):
-    return np.where(z > 0, z, 0.0)
-
-
-def relu_derivative(z):
-    return np.where(z > 0, 1.0, 0.0)
-
-
-def tanh_derivative(z):
-    return 1 - np.tanh(z) ** 2
-
-
-def sigmoid_derivative(z):
-    return expit(z) * (1 - expit(z))
-
-
-def softplus(beta, threshold):  # torch makes it exactly linear above the threshold
-    return (
-        lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
-        lambda z: np.where(beta * z > threshold, 1.0, expit(beta * z)),
-    )
-
-
-def clamp(low, high):
-    return lambda z: np.minimum(np.maximum(z, low), high), lambda z: np.where(
-        (z > low) & (z < high), 1.0, 0.0
-    )
-
-
-def leaky_relu(slope):
-    return lambda z: np.where(z > 0, z, slope * z), lambda z: np.where(z > 0, 1.0, slope)
-
-
-def elu(alpha):
-    return (
-        lambda z: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0))),
-        lambda z: np.where(z > 0, 1.0, alpha * np.exp(np.minimum(z, 0))),
-    )
-
-
-def silu(z):
-    return z * expit(z)
-
-
-def silu_derivative(z):
-    return expit(z) + z * sigmoid_derivative(z)
-
-
-def normal_cdf(z):
-    return 0.5 * (1 + erf(z / math.sqrt(2)))
-
-
-def gelu(z):
-    return z * normal_cdf(z)
-
-
-def gelu_derivative(z):
-    return normal_cdf(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-
-
-ELEMENTWISE = {  # torch module -> (f, f')
-    nn.ReLU: lambda module: (relu, relu_derivative),
-    nn.Tanh: lambda module: (np.tanh, tanh_derivative),
-    nn.Sigmoid: lambda module: (expit, sigmoid_derivative),
-    nn.Softplus: lambda module: softplus(module.beta, module.threshold),
-    nn.ReLU6: lambda module: clamp(0.0, 6.0),
-    nn.Hardtanh: lambda module: clamp(module.min_val, module.max_val),
-    nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope),
-    nn.ELU: lambda module: elu(module.alpha),
-    nn.SiLU: lambda module: (silu, silu_derivative),
-    nn.GELU: lambda module: (gelu, gelu_derivative),
-}
-
-
-# --- from torch modules to a graph ---------------------------------------------------------------
+# --- torch modules that say which nodes they are -------------------------------------------------
 
 
 class Apply(nn.Module):
@@ -181,6 +87,10 @@ class Apply(nn.Module):
     def forward(self, x):
         return self.function(x)
 
+    def append_to(self, graph, parent, shape):
+        graph.append(Elementwise((parent,), self.f, self.derivative))
+        return len(graph)
+
 
 class Residual(nn.Module):
     """shortcut(x) + body(x)."""
@@ -191,6 +101,12 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return self.shortcut(x) + self.body(x)
+
+    def append_to(self, graph, parent, shape):
+        ends = tuple(append(graph, part, parent, shape) for part in (self.shortcut, self.body))
+        identity = np.eye(self(torch.zeros(1, *shape, dtype=torch.float64)).numel())
+        graph.append(Affine(ends, (identity, identity), np.zeros(len(identity))))
+        return len(graph)
 
 
 class Concat(nn.Module):
@@ -203,6 +119,12 @@ class Concat(nn.Module):
     def forward(self, x):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
+    def append_to(self, graph, parent, shape):
+        # channels come first in the flat order, so nothing is interleaved
+        ends = tuple(append(graph, branch, parent, shape) for branch in self.branches)
+        graph.append(SideBySide(ends))
+        return len(graph)
+
 
 class Gate(nn.Module):
     """left(x) * right(x)."""
@@ -214,77 +136,10 @@ class Gate(nn.Module):
     def forward(self, x):
         return self.left(x) * self.right(x)
 
-
-SHAPE_ONLY = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
-POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-
-
-def as_graph(model: nn.Module, shape: tuple[int, ...]) -> Graph:
-    """The nodes of a network of nested nn.Sequential and the modules above, for one shape."""
-    graph: Graph = []
-    append_nodes(graph, model, 0, tuple(shape))
-    return graph
-
-
-@torch.no_grad()
-def append_nodes(graph: Graph, module: nn.Module, parent: int, shape: tuple) -> tuple[int, tuple]:
-    """Where the module's output will be among the values, and its shape; appends its nodes."""
-
-    def append(node):
-        graph.append(node)
+    def append_to(self, graph, parent, shape):
+        ends = tuple(append(graph, part, parent, shape) for part in (self.left, self.right))
+        graph.append(Product(ends))
         return len(graph)
-
-    out_shape = tuple(module(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
-    if isinstance(module, nn.Sequential):
-        for stage in module:
-            parent, shape = append_nodes(graph, stage, parent, shape)
-        return parent, shape
-    if isinstance(module, SHAPE_ONLY):
-        return parent, out_shape
-    if type(module) in ELEMENTWISE:
-        return append(Elementwise((parent,), *ELEMENTWISE[type(module)](module))), out_shape
-    if isinstance(module, Apply):
-        return append(Elementwise((parent,), module.f, module.derivative)), out_shape
-    if isinstance(module, POOLS):  # a unit at 1 among zeros wins every window it lies in
-        windows, _ = affine_map(module, shape)
-        return append(MaxPool((parent,), windows > 0)), out_shape
-    if isinstance(module, Residual):
-        parts = (module.shortcut, module.body)
-        ends = tuple(append_nodes(graph, part, parent, shape)[0] for part in parts)
-        identity = np.eye(math.prod(out_shape))
-        return append(Affine(ends, (identity, identity), np.zeros(len(identity)))), out_shape
-    if isinstance(module, Concat):
-        return concat_nodes(graph, module, parent, shape), out_shape
-    if isinstance(module, Gate):
-        parts = (module.left, module.right)
-        ends = tuple(append_nodes(graph, part, parent, shape)[0] for part in parts)
-        return append(Product(ends)), out_shape
-    matrix, bias = affine_map(module, shape)
-    check_affine(module, shape, matrix, bias)
-    return append(Affine((parent,), (matrix,), bias)), out_shape
-
-
-def concat_nodes(graph, module, parent, shape):
-    """Branches side by side; channels come first in the flat order, so nothing is interleaved."""
-    ends = tuple(append_nodes(graph, branch, parent, shape)[0] for branch in module.branches)
-    graph.append(SideBySide(ends))
-    return len(graph)
-
-
-def affine_map(module, shape):
-    """(out, in) matrix and (out,) bias of an affine torch layer."""
-    size = math.prod(shape)
-    bias = module(torch.zeros(1, *shape, dtype=torch.float64)).flatten().numpy()
-    columns = module(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).flatten(1).numpy()
-    return (columns - bias).T, bias
-
-
-def check_affine(module, shape, matrix, bias):
-    """Raises if the layer is not the affine map that was read off it."""
-    probe = np.random.default_rng(0).normal(size=math.prod(shape))
-    output = module(torch.from_numpy(probe).reshape(1, *shape)).flatten().numpy()
-    if not np.allclose(matrix @ probe + bias, output, rtol=1e-10, atol=1e-10):
-        raise TypeError(f"no reference for {module}: it is neither affine nor a module known here")
 
 
 def fuse_affine(graph: Graph) -> Graph:
@@ -321,111 +176,36 @@ def stabilised_only_before_nonlinearities(graph: Graph) -> Graph:
 # --- layer-by-layer rules ------------------------------------------------------------------------
 
 
-def divide(numerator, denominator):
-    """numerator / denominator, and 0 where the denominator is exactly 0."""
-    zero = denominator == 0
-    return np.where(zero, 0.0, numerator / np.where(zero, 1.0, denominator))
-
-
-def sign(z):
-    """+1 for z >= 0, else -1."""
-    return np.where(z >= 0, 1.0, -1.0)
-
-
-def propagate(graph: Graph, values, target, start, share):
-    """What arrives at the input when node k hands on share(node, k, received), one per parent."""
-    received = [np.zeros_like(value) for value in values]
-    received[-1][target] = start
-    for k in reversed(range(len(graph))):
-        if isinstance(graph[k], SideBySide):  # every rule hands each part back where it came from
-            cuts = np.cumsum([values[parent].size for parent in graph[k].parents])[:-1]
-            shares = np.split(received[k + 1], cuts)
-        else:
-            shares = share(graph[k], k, received[k + 1])
-        for parent, amount in zip(graph[k].parents, shares, strict=True):
-            received[parent] = received[parent] + amount
-    return received[0]
-
-
-def lrp_layerwise(graph: Graph, x, target: int, eps: float = 0.0) -> np.ndarray:
-    """epsilon-LRP, unit by unit.   [gradient, Eq. 14-15]
-
-    r_i = sum_j z_ij / (z_j + eps sign(z_j)) r_j, z_j with its bias, sign(0) = +1; a nonlinearity
-    hands its relevance on unchanged, a max-pool to the winner, a product to both factors.
-    """
-    values = forward(graph, x)
-
-    def share(node, k, relevance):
-        inputs = [values[parent] for parent in node.parents]
-        match node:
-            case Affine():
-                z = values[k + 1]
-                denominator = z + eps * sign(z) if node.stabilised else z
-                weight = divide(relevance, denominator)
-                return [
-                    (matrix * a).T @ weight for matrix, a in zip(node.matrices, inputs, strict=True)
-                ]
-            case MaxPool():
-                return [send(relevance, node.winners(inputs[0]), inputs[0].size)]
-            case _:
-                return [relevance] * len(inputs)
-
-    return propagate(graph, values, target, values[-1][target], share)
-
-
 def deeplift_layerwise(graph: Graph, x, xb, target, cross_max=True, averaged=True) -> np.ndarray:
-    """DeepLIFT (Rescale), unit by unit.   [gradient, Eq. 17-18]
+    """DeepLIFT (Rescale), with the rules for max-pooling and products chosen.
 
-    r_i = sum_j dz_ij / (sum_i' dz_i'j) r_j; a unit whose denominator is exactly 0 hands nothing on.
-    Max-pool with c = max(y, yb): `cross_max` gives the winner of x the part (c - yb) / (y - yb) and
-    the winner of xb the part (y - c) / (y - yb); without it the multiplier goes to the winner of x.
-    Product: the other factor's value at x, or with `averaged` the mean of its values at x and xb.
+    `cross_max` shares a max-pool between the two winners, without it all goes to the winner of x;
+    `averaged` takes a product's other factor half-way between x and xb, without it at x.
     """
-    values, reference = forward(graph, x), forward(graph, xb)
-
-    def share(node, k, relevance):
-        inputs = [values[parent] for parent in node.parents]
-        baselines = [reference[parent] for parent in node.parents]
-        deltas = [a - b for a, b in zip(inputs, baselines, strict=True)]
-        match node:
-            case Affine():
-                dz = [matrix * delta for matrix, delta in zip(node.matrices, deltas, strict=True)]
-                weight = divide(relevance, sum(part.sum(1) for part in dz))
-                return [part.T @ weight for part in dz]
-            case Elementwise():
-                return [relevance]
-            case MaxPool():
-                y, yb = values[k + 1], reference[k + 1]
-                multiplier = divide(relevance, y - yb)
-                here, there = node.winners(inputs[0]), node.winners(baselines[0])
-                if not cross_max:
-                    return [send(multiplier * deltas[0][here], here, inputs[0].size)]
-                top = np.maximum(y, yb)
-                rise = send(multiplier * (top - yb), here, inputs[0].size)
-                return [rise + send(multiplier * (y - top), there, inputs[0].size)]
-            case Product():
-                multiplier = divide(relevance, values[k + 1] - reference[k + 1])
-                (u, v), (u0, v0) = inputs, baselines
-                if not averaged:
-                    return [multiplier * v * deltas[0], multiplier * u * deltas[1]]
-                return [
-                    multiplier * (v + v0) / 2 * deltas[0],
-                    multiplier * (u + u0) / 2 * deltas[1],
-                ]
-
-    return propagate(graph, values, target, values[-1][target] - reference[-1][target], share)
+    chosen = [
+        replace(node, cross_max=cross_max)
+        if isinstance(node, MaxPool)
+        else replace(node, averaged=averaged)
+        if isinstance(node, Product)
+        else node
+        for node in graph
+    ]
+    return layerwise.deeplift_layerwise(chosen, x, xb, target)
 
 
 def alpha_beta_layerwise(graph: Graph, x, target: int, alpha: float, beta: float) -> np.ndarray:
     """alpha-beta-LRP, unit by unit; biases take no relevance.   [gradient, Sec. 4.3]
 
     r_i = sum_j (alpha z_ij+ / sum_i' z_i'j+ - beta z_ij- / sum_i' z_i'j-) r_j, 0 where a sum is 0.
+    A map that only scales each unit (batch-norm) passes relevance on, like a nonlinearity.
     """
     values = forward(graph, x)
 
-    def share(node, k, relevance):
-        inputs = [values[parent] for parent in node.parents]
-        match node:
+    def share(k, relevance):
+        inputs = [values[parent] for parent in graph[k].parents]
+        match node := graph[k]:
+            case Affine(matrices=[scale]) if is_diagonal(scale):
+                return [relevance]
             case Affine():
                 z = [matrix * a for matrix, a in zip(node.matrices, inputs, strict=True)]
                 positive = [np.maximum(part, 0) for part in z]
@@ -433,28 +213,37 @@ def alpha_beta_layerwise(graph: Graph, x, target: int, alpha: float, beta: float
                 above = alpha * divide(relevance, sum(part.sum(1) for part in positive))
                 below = beta * divide(relevance, sum(part.sum(1) for part in negative))
                 return [p.T @ above - n.T @ below for p, n in zip(positive, negative, strict=True)]
-            case MaxPool():
-                return [send(relevance, node.winners(inputs[0]), inputs[0].size)]
             case _:
-                return [relevance] * len(inputs)
+                return node.lrp(relevance, inputs, values[k + 1], 0.0)
 
     return propagate(graph, values, target, values[-1][target], share)
 
 
-def send(amounts, positions, size):
-    """An array of this size holding, at each position, the sum of what was sent there."""
-    out = np.zeros(size)
-    np.add.at(out, positions, amounts)
-    return out
+def is_diagonal(matrix) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and not (matrix - np.diag(matrix.diagonal())).any()
+
+
+def cancels_somewhere(graph: Graph, x, xb) -> bool:
+    """Whether some affine unit stands still although its inputs move: 0/0 in Eq. 18."""
+    values, reference = forward(graph, x), forward(graph, xb)
+    for node in graph:
+        if isinstance(node, Affine):
+            moves = [values[parent] - reference[parent] for parent in node.parents]
+            parts = [matrix * move for matrix, move in zip(node.matrices, moves, strict=True)]
+            size = sum(abs(part).sum(1) for part in parts)
+            total = abs(sum(part.sum(1) for part in parts))
+            if (total[size > 0] <= 1e-12 * size[size > 0]).any():
+                return True
+    return False
 
 
 def gradient_layerwise(graph: Graph, x, target: int, guided: bool = False) -> np.ndarray:
     """The derivative of the target; `guided` stops negative derivatives at every nonlinearity."""
     values = forward(graph, x)
 
-    def share(node, k, derivative):
-        inputs = [values[parent] for parent in node.parents]
-        match node:
+    def share(k, derivative):
+        inputs = [values[parent] for parent in graph[k].parents]
+        match node := graph[k]:
             case Affine():
                 return [matrix.T @ derivative for matrix in node.matrices]
             case Elementwise():
@@ -462,6 +251,8 @@ def gradient_layerwise(graph: Graph, x, target: int, guided: bool = False) -> np
                 return [passed * node.derivative(inputs[0])]
             case MaxPool():
                 return [send(derivative, node.winners(inputs[0]), inputs[0].size)]
+            case SideBySide():
+                return node.apart(derivative, inputs)
             case Product():
                 return [derivative * inputs[1], derivative * inputs[0]]
 
@@ -471,24 +262,6 @@ def gradient_layerwise(graph: Graph, x, target: int, guided: bool = False) -> np
 def deep_shap(graph: Graph, x, baselines, target: int) -> np.ndarray:
     """The mean of DeepLIFT over the baselines."""
     return np.mean([deeplift_layerwise(graph, x, xb, target) for xb in baselines], axis=0)
-
-
-# --- path enumeration ----------------------------------------------------------------------------
-
-
-def path_sum(weights, gs) -> np.ndarray:
-    """(outputs, inputs): the modified derivative, by enumerating every path.   [gradient, Eq. 16]
-
-    weights[l] is (units of layer l + 1, units of layer l); gs[l] holds g at the units of layer
-    l + 1, ones where there is no nonlinearity. The end unit's g is on the path, the start unit's
-    is not.
-    """
-    sizes = [weights[0].shape[1], *(matrix.shape[0] for matrix in weights)]
-    total = np.zeros((sizes[-1], sizes[0]))
-    for path in itertools.product(*(range(size) for size in sizes)):
-        steps = zip(weights, gs, itertools.pairwise(path), strict=True)
-        total[path[-1], path[0]] += math.prod(matrix[j, i] * g[j] for matrix, g, (i, j) in steps)
-    return total
 
 
 # --- RevealCancel, for dense networks -------------------------------------------------------------
