@@ -38,13 +38,16 @@ AVERAGES = frozenset(
 )
 SUMS = frozenset("add radd sub subtract rsub".split())
 WINDOWS = {f"{kind}max_pool{n}d": n for n in (1, 2, 3) for kind in ("", "adaptive_")}
-ROUTING = frozenset(
-    "transpose permute T mT H mH t swapaxes swapdims movedim moveaxis adjoint"
-    " reshape view view_as reshape_as flatten unflatten squeeze unsqueeze contiguous clone to type"
-    " type_as float double half bfloat16 cpu cuda expand expand_as broadcast_to broadcast_tensors"
-    " getitem setitem copy index_select gather take_along_dim narrow select split chunk unbind"
-    " tensor_split cat concat concatenate stack hstack vstack dstack pad repeat repeat_interleave tile"
-    " roll flip pixel_shuffle pixel_unshuffle channel_shuffle neg negative positive".split()
+STAYING = frozenset(  # they cannot take a row from its place
+    "reshape view view_as reshape_as flatten unflatten contiguous clone to type type_as float double"
+    " half bfloat16 cpu cuda expand_as pad pixel_shuffle pixel_unshuffle channel_shuffle neg negative"
+    " positive".split()
+)
+MOVING = frozenset(
+    "transpose permute T mT H mH t swapaxes swapdims movedim moveaxis adjoint squeeze unsqueeze"
+    " expand broadcast_to broadcast_tensors getitem setitem copy index_select gather take_along_dim"
+    " narrow select split chunk unbind tensor_split cat concat concatenate stack hstack vstack dstack"
+    " repeat repeat_interleave tile roll flip".split()
 )
 DROPOUT = frozenset(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
@@ -355,7 +358,8 @@ class Chain(TorchFunctionMode):
             return self._affine(_average, call, operands)
         if name == "batch_norm" and not call.argument(5, "training", False):
             return self._affine(_normalisation, call, operands)
-        if name in ROUTING or (name in DROPOUT and not call.argument(2, "training", True)):
+        stays = name in STAYING or (name in DROPOUT and not call.argument(2, "training", True))
+        if stays or name in MOVING:
             return self._route(call, operands)
         return self._refuse_unless_plain(call)
 
@@ -382,7 +386,7 @@ class Chain(TorchFunctionMode):
         return self.linear(parts(call, operands))
 
     def _route(self, call: Call, operands: list[Tensor]):
-        if self.rows.references and not self._keeps_rows(call):
+        if self.rows.references and call.name in MOVING and not self._keeps_rows(call):
             self._refuse(call, None, "it moves the batch, which must stay in the first dimension")
         return call.run()
 
