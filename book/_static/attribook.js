@@ -28,7 +28,7 @@ function sortRows(body, column, sign) {
 function makeFilterable(table) {
   const rows = [...table.tBodies[0].rows];
   const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
-  const text = labelled("Search", Object.assign(document.createElement("input"), { type: "search" }));
+  const text = labelled("Search", Object.assign(document.createElement("input"), { type: "search", name: "words" }));
   const selects = FILTERS.map((name) => labelled(capital(name), choices(rows, name)));
   const count = document.createElement("output");
   const [input, ...chosen] = [text, ...selects].map((label) => label.lastElementChild);
@@ -54,7 +54,7 @@ function makeFilterable(table) {
 }
 
 function choices(rows, name) {
-  const select = document.createElement("select");
+  const select = Object.assign(document.createElement("select"), { name });
   const values = [...new Set(rows.map((row) => row.dataset[name]))].sort();
   select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
   return select;
