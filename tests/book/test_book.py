@@ -76,9 +76,13 @@ def visit(chromium, tags):
     """Open a page of the book; complain at the end about its errors and outside requests."""
     pages, complaints = {}, []
 
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # by going on to the next page
+            complaints.append(f"{request.failure}: {request.url}")
+
     def watch(page):
         page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
-        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+        page.on("requestfailed", failed)
         page.on(
             "console",
             lambda said: said.type == "error" and complaints.append(f"{page.url}: {said.text}"),
