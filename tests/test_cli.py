@@ -168,7 +168,6 @@ def test_sweep_without_snakemake_runs_in_sequence_and_resumes(executed, attriboo
 
 
 def test_sweep_with_snakemake_makes_the_missing_runs_only(executed):
-    pytest.importorskip("snakemake")
     shutil.copy(Path(__file__).parents[1] / "Snakefile", executed)
     command = [sys.executable, "-m", "attribook.cli", "sweep", "--models", "two", "--device", "cpu"]
     for expected in ("1 of 1 steps (100%) done", "Nothing to be done"):
