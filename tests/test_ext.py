@@ -144,7 +144,7 @@ def test_the_ledger_has_a_row_for_every_claim_with_what_was_said_and_measured(pr
     assert list(rows) == ["gradient.sum", "gradient.absent"]
     ran, absent = rows.values()
     for text in (f'href="{CELL}"', "R adds up &amp; S &lt; 1.", "x: (4, 4)", "<b>0.02</b>",
-                 "≤ 0.1", "mean of 3", "3 runs", 'data-verdict="reproduced"'):  # fmt: skip
+                 "≤ 0.1", "mean of 3 seeds", "3 runs", 'data-verdict="reproduced"'):  # fmt: skip
         assert text in ran
     assert "Not run: no notebook records it yet." in absent
     assert 'data-verdict="not run"' in absent

@@ -9,7 +9,7 @@ from html import escape
 
 from attribook.ledger import VERDICTS, criterion, show
 
-from .results import alike, over_runs
+from .results import BENCHMARKS, alike, over_runs
 
 SHOWN_CHECKS = 3  # a row's further checks fold away
 VERSIONS = ("processor", "python", "torch", "numpy")
@@ -73,16 +73,21 @@ def _measured(entry: dict) -> str:
 def _check_line(entry: dict, check: dict) -> str:
     mark = {True: "✓", False: "✗", None: "–"}[check["outcome"]]
     role = "" if check["role"] == "printed" else f" <small>({check['role']})</small>"
-    seeds = len(alike(entry))
-    mean = f" <small>mean of {seeds}</small>" if seeds > 1 else ""
     wanted = "" if isinstance(check["measured"], bool) else criterion(check)
     if check["expected"] is not None:
         wanted = f"wanted {wanted}"
     return (
         f'<li><span class="met">{mark}</span> {escape(check["name"])}{role}: '
-        f"<b>{escape(show(over_runs(entry, check['name'])))}</b>{mean} "
+        f"<b>{escape(show(over_runs(entry, check['name'])))}</b>{_pooled(entry, check)} "
         f'<span class="criterion">{escape(wanted)}</span></li>'
     )
+
+
+def _pooled(entry: dict, check: dict) -> str:
+    """Over how many seeds a value was taken."""
+    seeds = len(alike(entry))
+    words = "of" if isinstance(check["measured"], bool) else "mean of"
+    return f" <small>{words} {seeds} seeds</small>" if seeds > 1 else ""
 
 
 def _runs(runs: Sequence[dict]) -> str:
@@ -159,8 +164,8 @@ def run_statistics(statistics: dict[str, dict], environment: dict, page: Url) ->
         )
         for slug, run in statistics.items()
     ]
-    head = ("Notebook", "Model", "Seed", "Device", "Scale", "Wall time", "Peak memory",
-            "Forward passes", "Samples")  # fmt: skip
+    head = ("Notebook", "Model", "Seed", "Device", "Scale", "Time", "Memory",
+            "Passes", "Samples")  # fmt: skip
     minutes = sum(run["wall_seconds"] for run in statistics.values()) / 60
     timed = [
         (f"<code>{_breakable(claim)}</code>", escape(check), show(value))
@@ -180,9 +185,9 @@ def run_statistics(statistics: dict[str, dict], environment: dict, page: Url) ->
 
 
 def benchmarks(recorded: dict | None) -> str:
-    """The cost tables as recorded, or the command that records them."""
+    """The cost tables as recorded: {"environment", "tables": [{"caption", "columns", "rows"}]}."""
     if recorded is None:
-        return "<p>Not measured on this copy; the command above measures it.</p>"
+        return f"<p>Not measured on this copy: it has no <code>{BENCHMARKS}</code>.</p>"
     found = [
         _table(
             [escape(name) for name in table["columns"]],
