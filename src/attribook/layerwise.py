@@ -161,6 +161,27 @@ def path_sum(weights: Sequence[np.ndarray], gs: Sequence[Vector]) -> np.ndarray:
     return total
 
 
+def slopes_along(
+    graph: Graph, x: Point, xb: Point, g: Callable[[Elementwise, Vector, Vector], Vector]
+) -> tuple[list[np.ndarray], list[Vector]]:
+    """The weights and slopes that `path_sum` takes, of a network whose layers follow each other.
+
+    g(node, z, zb) is the slope of a nonlinearity; a max-pool is the 0/1 matrix of x's winners.
+    """
+    values, reference = forward(graph, x), forward(graph, xb)
+    weights, gs = [], []
+    for k, node in enumerate(graph):
+        if isinstance(node, Elementwise):
+            gs[-1] = gs[-1] * g(node, values[k], reference[k])
+            continue
+        pool = isinstance(node, MaxPool)
+        weights.append(
+            np.eye(values[k].size)[node.winners(values[k])] if pool else node.matrices[0]
+        )
+        gs.append(np.ones(len(weights[-1])))
+    return weights, gs
+
+
 def propagate(graph: Graph, values: list[Vector], target: int, start: float, share) -> Vector:
     """What arrives at the input when node k hands on share(k, received), one for each parent."""
     received = [np.zeros_like(value) for value in values]

@@ -74,6 +74,29 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+class Recurrent(nn.Module):
+    """A vanilla recurrent cell written out over time; inputs (rows, steps, inputs).
+
+    z_t = U x_t + b + W tanh(z_{t-1}), with one tanh for all steps; classes from the last one.
+    """
+
+    def __init__(self, inputs: int, hidden: int, classes: int):
+        super().__init__()
+        self.enter, self.recur = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden, bias=False)
+        self.tanh, self.leave = nn.Tanh(), nn.Linear(hidden, classes)
+
+    def pre_activations(self, x: Tensor) -> list[Tensor]:
+        """z_1, ..., z_steps, each (rows, hidden)."""
+        zs: list[Tensor] = []
+        for x_t in x.unbind(1):
+            z = self.enter(x_t)
+            zs.append(z + self.recur(self.tanh(zs[-1])) if zs else z)
+        return zs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.tanh(self.pre_activations(x)[-1]))
+
+
 def random_mlp(
     activation: Callable[[], nn.Module],
     generator: torch.Generator,
@@ -129,7 +152,7 @@ def random_resnet(
     return randomised(net, generator)
 
 
-def randomised(net: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+def randomised(net: nn.Module, generator: torch.Generator) -> nn.Module:
     """The network in float64 and eval mode, every weight, bias and running statistic drawn anew."""
     net = net.double().eval()
     with torch.no_grad():
