@@ -150,6 +150,19 @@ def test_the_ledger_has_a_row_for_every_claim_with_what_was_said_and_measured(pr
     assert 'data-verdict="not run"' in absent
 
 
+def test_a_check_that_fails_on_average_is_shown_first_and_marked(project):
+    path = project / "book" / "ledger.json"
+    ledger = json.loads(path.read_text())
+    for run in ledger["claims"][0]["runs"]:
+        check = run["checks"][2]
+        check["measured"], check["value"], check["outcome"] = False, 0.0, False
+        run["measured"]["ordered"] = False
+    path.write_text(json.dumps(ledger))
+    page, _ = build(project, "```{claim-ledger}\n```")
+    lines = re.findall(r'<span class="met">(.)</span> (\w+)', page)
+    assert lines == [("✗", "ordered"), ("✓", "gap"), ("✓", "parts")]
+
+
 def test_the_runs_of_a_claim_are_listed_with_their_seeds(project):
     page, _ = build(project, "```{claim-ledger}\n```")
     runs = page.partition("3 runs</summary>")[2].partition("</table>")[0]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from attribook.ledger import VERDICTS, criterion, show
+from attribook.ledger import INCONCLUSIVE, REPRODUCED, VERDICTS, criterion, judge, show
 
 from .results import BENCHMARKS, alike, over_runs
 
@@ -62,7 +62,8 @@ def _ledger_row(entry: dict, url: str) -> str:
 def _measured(entry: dict) -> str:
     if not entry["runs"] or not entry["runs"][0]["checks"]:
         return f"<p>Not run: {escape(entry['reason'])}.</p>".replace("..</p>", ".</p>")
-    lines = [_check_line(entry, check) for check in entry["runs"][0]["checks"]]
+    checks = sorted(entry["runs"][0]["checks"], key=lambda check: check["outcome"] is not False)
+    lines = [_check_line(entry, check) for check in checks]  # what failed comes first
     shown, hidden = lines[:SHOWN_CHECKS], lines[SHOWN_CHECKS:]
     more = _details(f"{len(hidden)} more", f"<ul>{''.join(hidden)}</ul>") if hidden else ""
     remark = entry["runs"][0]["in_kind"]
@@ -71,16 +72,24 @@ def _measured(entry: dict) -> str:
 
 
 def _check_line(entry: dict, check: dict) -> str:
-    mark = {True: "✓", False: "✗", None: "–"}[check["outcome"]]
     role = "" if check["role"] == "printed" else f" <small>({check['role']})</small>"
     wanted = "" if isinstance(check["measured"], bool) else criterion(check)
     if check["expected"] is not None:
         wanted = f"wanted {wanted}"
     return (
-        f'<li><span class="met">{mark}</span> {escape(check["name"])}{role}: '
+        f'<li><span class="met">{_mark(entry, check)}</span> {escape(check["name"])}{role}: '
         f"<b>{escape(show(over_runs(entry, check['name'])))}</b>{_pooled(entry, check)} "
         f'<span class="criterion">{escape(wanted)}</span></li>'
     )
+
+
+def _mark(entry: dict, check: dict) -> str:
+    """Whether a check is met, by the ledger's own rule over seeds; ? when they leave it open."""
+    if check["outcome"] is None:
+        return "–"
+    found = [c for run in alike(entry) for c in run["checks"] if c["name"] == check["name"]]
+    outcome = judge([{"in_kind": "", "checks": [{**each, "role": "printed"}]} for each in found])
+    return {REPRODUCED: "✓", INCONCLUSIVE: "?"}.get(outcome, "✗")
 
 
 def _pooled(entry: dict, check: dict) -> str:
