@@ -264,17 +264,17 @@ def deep_shap(graph: Graph, x, baselines, target: int) -> np.ndarray:
     return np.mean([deeplift_layerwise(graph, x, xb, target) for xb in baselines], axis=0)
 
 
-# --- RevealCancel, for dense networks -------------------------------------------------------------
+# --- RevealCancel, for chains of affine maps and nonlinearities ----------------------------------
 
 
 def dense_layers(graph: Graph) -> list:
-    """(weight, bias, f, derivative) of each layer of a dense network; the last one has no f."""
+    """(weight, bias, f) of each affine layer; f is None where no nonlinearity follows at once."""
     layers = []
     for k, node in enumerate(graph):
         if isinstance(node, Affine):
             after = graph[k + 1] if k + 1 < len(graph) else None
-            functions = (after.f, after.derivative) if after else (None, None)
-            layers.append((node.matrices[0], node.bias, *functions))
+            f = after.f if isinstance(after, Elementwise) else None
+            layers.append((node.matrices[0], node.bias, f))
     return layers
 
 
@@ -293,27 +293,25 @@ def reveal_cancel_dense(graph: Graph, x, xb, target: int, sort=by_net_difference
     """DeepLIFT with the RevealCancel rule.   [Shrikumar et al. 2017, Sec. 3.5.1 and 3.5.3]
 
     Every unit's difference from the reference has a positive and a negative part, up and down.
-    `sort` says which share of w_i up_i and of w_i down_i a linear unit counts in its positive part;
-    a nonlinear unit turns the parts of z into parts of y by averaging over the two orders in which
-    they can be added. A part of z that is 0 gets the limit of that average as its slope.
+    `sort` says which share of w_i up_i and of w_i down_i a linear unit counts in its positive part
+    (a map that only scales or shifts each unit keeps the parts apart); a nonlinear unit turns the
+    parts of z into parts of y by averaging over the two orders in which they can be added. A part
+    of z that is 0 hands nothing on.
     """
-    x, xb = (np.asarray(point, dtype=np.float64) for point in (x, xb))
+    x, xb = (np.asarray(point, dtype=np.float64).ravel() for point in (x, xb))
     up, down, reference, steps = np.maximum(x - xb, 0), np.minimum(x - xb, 0), xb, []
     first = up, down
-    for weight, bias, f, derivative in dense_layers(graph):
-        up_to_plus, down_to_plus = sort(weight, up, down)
+    for weight, bias, f in dense_layers(graph):
+        rule = part_by_part if is_diagonal(weight) else sort
+        up_to_plus, down_to_plus = rule(weight, up, down)
         to_plus = weight * up_to_plus, weight * down_to_plus
         to_minus = weight - to_plus[0], weight - to_plus[1]
-        z0 = weight @ reference + bias
-        plus = to_plus[0] @ up + to_plus[1] @ down
-        minus = to_minus[0] @ up + to_minus[1] @ down
-        slopes = np.ones_like(z0), np.ones_like(z0)  # a part of the score counts as itself
+        plus, minus = (part[0] @ up + part[1] @ down for part in (to_plus, to_minus))
+        up, down, reference = plus, minus, weight @ reference + bias
+        slopes = np.ones_like(up), np.ones_like(up)
         if f:
-            slopes = (
-                average_slope(f, derivative, z0, plus, minus),
-                average_slope(f, derivative, z0, minus, plus),
-            )
-        up, down, reference = slopes[0] * plus, slopes[1] * minus, f(z0) if f else z0
+            up, down = added(f, reference, plus, minus), added(f, reference, minus, plus)
+            slopes, reference = (divide(up, plus), divide(down, minus)), f(reference)
         steps.append((to_plus, to_minus, slopes))
     of_up, of_down = np.zeros_like(reference), np.zeros_like(reference)
     of_up[target] = of_down[target] = 1.0
@@ -324,11 +322,9 @@ def reveal_cancel_dense(graph: Graph, x, xb, target: int, sort=by_net_difference
     return of_up * first[0] + of_down * first[1]
 
 
-def average_slope(f, derivative, z0, part, other):
-    """Mean slope of f along `part`, added first or added after `other`."""
-    first, second = f(z0 + part) - f(z0), f(z0 + other + part) - f(z0 + other)
-    limit = (derivative(z0) + derivative(z0 + other)) / 2
-    return np.where(part == 0, limit, divide((first + second) / 2, part))
+def added(f, z0, part, other):
+    """What `part` adds to f, on average over being added first and being added after `other`."""
+    return (f(z0 + part) - f(z0) + f(z0 + other + part) - f(z0 + other)) / 2
 
 
 # --- games ---------------------------------------------------------------------------------------

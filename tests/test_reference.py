@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from networks import ACTIVATIONS, NETWORKS, dense, lively, network, points
 from numpy.testing import assert_allclose
 from torch import nn
 
@@ -15,16 +16,6 @@ EXACT = 1e-12
 
 def close(actual, expected, atol=EXACT):
     assert_allclose(actual, expected, rtol=0, atol=atol)
-
-
-def dense(weight, bias=None):
-    """nn.Linear with these weights."""
-    weight = torch.tensor(weight, dtype=torch.float64)
-    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(torch.zeros(len(weight)) if bias is None else torch.tensor(bias))
-    return layer
 
 
 # max(x1, x2) for x1 + x2 >= 0, the formula of footnote 4
@@ -46,43 +37,22 @@ def max_score(x):
     return max(x)
 
 
-def random_network(seed, *activations, bias=True):
-    """A dense network 4-5-...-3 with an activation between any two layers."""
-    torch.manual_seed(seed)
-    sizes = [4, *[5] * len(activations), 3]
-    stages = []
-    for size, next_size, activation in zip(sizes, sizes[1:], [*activations, None], strict=False):
-        stages += [nn.Linear(size, next_size, bias=bias, dtype=torch.float64)]
-        stages += [activation] if activation else []
-    return nn.Sequential(*stages)
+def four_to_three(*activations, seed):
+    """A dense network 4-5-...-5-3 with an activation between any two layers."""
+    stages = [nn.Linear(4, 5), activations[0]]
+    for activation in activations[1:]:
+        stages += [nn.Linear(5, 5), activation]
+    stages += [nn.Linear(5, 3)]
+    return lively(nn.Sequential(*stages), seed, gain=1.0)
 
 
-def random_cnn(seed, activation):
-    """Conv, batch-norm, overlapping max-pool, residual block, average pool, dense."""
-    torch.manual_seed(seed)
-    norm = nn.BatchNorm2d(3)
-    model = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1),
-        norm,
-        activation,
-        nn.MaxPool2d(3, stride=2, padding=1),
-        ref.Residual(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), activation)),
-        nn.AvgPool2d(2, ceil_mode=True),
-        nn.Flatten(),
-        nn.Linear(12, 2),
-    ).double()
-    for parameter in norm.parameters():
-        nn.init.uniform_(parameter, 0.5, 1.5)
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(0.5, 2)
-    return model.eval()
-
-
-def test_a_graph_computes_what_its_torch_network_computes():
-    model = random_cnn(0, nn.Tanh())
-    x = torch.randn(2, 5, 5, dtype=torch.float64)
-    graph = ref.as_graph(model, x.shape)
-    close(ref.forward(graph, x)[-1], model(x[None])[0].detach())
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_computes_what_its_torch_network_computes(name, activation):
+    model, shape = network(name, activation)
+    x = points(shape)
+    outputs = [ref.forward(ref.as_graph(model, shape), row)[-1] for row in x]
+    close(outputs, model(x).detach(), atol=1e-11)  # sums of a few hundred terms of size 10
 
 
 @pytest.mark.parametrize("kind", ref.ELEMENTWISE, ids=lambda kind: kind.__name__)
@@ -157,7 +127,7 @@ def test_reveal_cancel_of_min_is_the_example_of_its_paper():
 
 def test_reveal_cancel_and_rescale_are_complete_on_random_networks():
     for seed in range(5):
-        model = random_network(seed, nn.Tanh(), nn.Sigmoid())
+        model = four_to_three(nn.Tanh(), nn.Sigmoid(), seed=seed)
         graph = ref.as_graph(model, (4,))
         x, xb = np.random.default_rng(seed).normal(size=(2, 4))
         drop = ref.forward(graph, x)[-1][1] - ref.forward(graph, xb)[-1][1]
@@ -235,18 +205,19 @@ def test_alpha_beta_on_three_relus(x, alpha, beta, expected):
 
 
 def test_fusing_affine_maps_changes_lrp_only_through_epsilon():
-    graph = ref.as_graph(random_cnn(1, nn.Tanh()), (2, 5, 5))
+    model, shape = network("residual CNN with batch-norm", "tanh")
+    graph, x = ref.as_graph(model, shape), points(shape)[0]
     fused = ref.fuse_affine(graph)
-    x = np.random.default_rng(1).normal(size=50)
     assert len(fused) < len(graph)
     close(ref.forward(fused, x)[-1], ref.forward(graph, x)[-1])
-    close(ref.lrp_layerwise(fused, x, 0), ref.lrp_layerwise(graph, x, 0), atol=1e-9)
+    exact = ref.lrp_layerwise(graph, x, 0)
+    close(ref.lrp_layerwise(fused, x, 0) / abs(exact).max(), exact / abs(exact).max(), atol=1e-9)
     apart = ref.lrp_layerwise(fused, x, 0, 0.1) - ref.lrp_layerwise(graph, x, 0, 0.1)
     assert np.abs(apart).max() > 1e-3
 
 
 def test_epsilon_only_before_nonlinearities_differs_by_the_output_factor_on_an_mlp():
-    graph, eps = ref.as_graph(random_network(2, nn.Tanh()), (4,)), 0.1
+    graph, eps = ref.as_graph(four_to_three(nn.Tanh(), seed=2), (4,)), 0.1
     x = np.random.default_rng(2).normal(size=4)
     score = ref.forward(graph, x)[-1][0]
     bare = ref.lrp_layerwise(ref.stabilised_only_before_nonlinearities(graph), x, 0, eps)
@@ -260,7 +231,7 @@ def test_path_enumeration_with_hand_computed_products():
 
 
 def test_the_layerwise_gradient_is_the_path_sum_and_the_finite_difference():
-    graph = ref.as_graph(random_network(3, nn.Tanh(), nn.Softplus()), (4,))
+    graph = ref.as_graph(four_to_three(nn.Tanh(), nn.Softplus(), seed=3), (4,))
     x, step = np.random.default_rng(3).normal(size=4), 1e-6
     values = ref.forward(graph, x)
     weights = [node.matrices[0] for node in graph[::2]]
@@ -298,7 +269,7 @@ def test_sensitivity_n_violations_of_max_of_three_at_ones():  # [gradient, Sec. 
 
 
 def test_deep_shap_is_linear_in_the_distribution_of_baselines():
-    graph = ref.as_graph(random_network(4, nn.Sigmoid()), (4,))
+    graph = ref.as_graph(four_to_three(nn.Sigmoid(), seed=4), (4,))
     x, *baselines = np.random.default_rng(4).normal(size=(4, 4))
     drops = [ref.forward(graph, x)[-1][0] - ref.forward(graph, b)[-1][0] for b in baselines]
     close(ref.deep_shap(graph, x, baselines, 0).sum(), np.mean(drops))
