@@ -85,13 +85,18 @@ def test_the_verdict_follows_from_the_checks(record):
     assert record("toy.a", bad, counterexample=still)["verdict"] == "not reproduced"
 
 
-def test_several_runs_are_judged_on_the_interval_of_their_mean(record):
-    def runs(*values):
-        return [record("toy.a", at_most("x", value, 1.0)) for value in values]
+def test_several_runs_are_judged_on_the_interval_for_their_median(record):
+    def verdict(*values):
+        return ledger.judge([record("toy.a", at_most("x", value, 1.0)) for value in values])
 
-    assert ledger.judge(runs(0.5, 0.51, 0.49)) == "reproduced"
-    assert ledger.judge(runs(1.5, 1.51, 1.49)) == "not reproduced"
-    assert ledger.judge(runs(0.9, 0.95, 1.2)) == "inconclusive"
+    assert verdict(0.5, 0.01, 0.9) == "reproduced"
+    assert verdict(1.5, 90, 1.1) == "not reproduced"
+    assert verdict(0.9, 0.95, 1.2) == "inconclusive"
+    assert verdict(*[0.5] * 7, 1.2) == "inconclusive"  # eight runs: the whole range is the interval
+    assert verdict(*[0.5] * 8, 1.2) == "reproduced"  # nine runs: 96 % without the two ends
+    assert verdict(*[0.5] * 7, 1.2, 1.2) == "inconclusive"
+    assert verdict(*[1.2] * 8, 0.5) == "not reproduced"
+    assert verdict(math.nan, 0.5) == "inconclusive"
     assert ledger.judge([record("toy.a", holds("x", value)) for value in (1, 0)]) == "inconclusive"
     assert ledger.judge([]) == "not run"
 
