@@ -97,6 +97,41 @@ class Recurrent(nn.Module):
         return self.leave(self.tanh(self.pre_activations(x)[-1]))
 
 
+class GatedRecurrent(nn.Module):
+    """A recurrent cell with an update gate u; inputs (rows, steps, inputs), returns (rows, hidden).
+
+    h_t = u_t h_{t-1} + (1 - u_t) tanh(A x_t + B h_{t-1}), u_t = sigmoid(C x_t + D h_{t-1}), h_0 = 0.
+    """
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.gate, self.update = (nn.Linear(inputs + hidden, hidden) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), self.gate.out_features)
+        for x_t in x.unbind(1):
+            both = torch.cat([x_t, h], dim=1)
+            u = torch.sigmoid(self.gate(both))
+            h = u * h + (1 - u) * torch.tanh(self.update(both))
+        return h
+
+
+class ClippedLinear(nn.Module):
+    """ReLU(W+ x + b) - W- x in place of W x + b: the same after a ReLU wherever x >= 0.
+
+    It moves `clipped_outside` to `clipped_inside` in each unit; W = W+ - W- by the weights' sign.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.linear.weight
+        rise = F.linear(x, weight.clamp(min=0), self.linear.bias)
+        return F.relu(rise) - F.linear(x, -weight.clamp(max=0))
+
+
 def random_mlp(
     activation: Callable[[], nn.Module],
     generator: torch.Generator,
@@ -265,6 +300,16 @@ def folded(resnet: nn.Sequential) -> nn.Sequential:
     """The same function with the first batch normalisation folded into its convolution."""
     conv = torch.nn.utils.fusion.fuse_conv_bn_eval(resnet.conv, resnet.norm)
     return _with(resnet, conv=conv, norm=nn.Identity())
+
+
+def clipped(net: nn.Sequential) -> nn.Sequential:
+    """The same function of inputs >= 0 (dense ReLU networks), clipped inside each hidden unit."""
+    stages = list(net.named_children())
+    after = {name: following for (name, _), (_, following) in zip(stages, stages[1:], strict=False)}
+    return _with(
+        net,
+        **{name: ClippedLinear(s) for name, s in stages if isinstance(after.get(name), nn.ReLU)},
+    )
 
 
 class TanhBySigmoid(nn.Module):
