@@ -97,25 +97,6 @@ class Recurrent(nn.Module):
         return self.leave(self.tanh(self.pre_activations(x)[-1]))
 
 
-class GatedRecurrent(nn.Module):
-    """A recurrent cell with an update gate u; inputs (rows, steps, inputs), returns (rows, hidden).
-
-    h_t = u_t h_{t-1} + (1 - u_t) tanh(A x_t + B h_{t-1}), u_t = sigmoid(C x_t + D h_{t-1}), h_0 = 0.
-    """
-
-    def __init__(self, inputs: int, hidden: int):
-        super().__init__()
-        self.gate, self.update = (nn.Linear(inputs + hidden, hidden) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), self.gate.out_features)
-        for x_t in x.unbind(1):
-            both = torch.cat([x_t, h], dim=1)
-            u = torch.sigmoid(self.gate(both))
-            h = u * h + (1 - u) * torch.tanh(self.update(both))
-        return h
-
-
 class ClippedLinear(nn.Module):
     """ReLU(W+ x + b) - W- x in place of W x + b: the same after a ReLU wherever x >= 0.
 
