@@ -9,7 +9,7 @@ from html import escape
 
 from attribook.ledger import INCONCLUSIVE, REPRODUCED, VERDICTS, criterion, judge, show
 
-from .results import BENCHMARKS, alike, over_runs
+from .results import BENCHMARKS, alike, over_runs, values_over_runs
 
 SHOWN_CHECKS = 3  # a row's further checks fold away
 VERSIONS = ("processor", "python", "torch", "numpy")
@@ -94,9 +94,12 @@ def _mark(entry: dict, check: dict) -> str:
 
 def _pooled(entry: dict, check: dict) -> str:
     """Over how many seeds a value was taken."""
-    seeds = len(alike(entry))
-    words = "of" if isinstance(check["measured"], bool) else "mean of"
-    return f" <small>{words} {seeds} seeds</small>" if seeds > 1 else ""
+    values = values_over_runs(entry, check["name"])
+    if len(values) == 1:
+        return ""
+    shown = over_runs(entry, check["name"])
+    words = f"in {values.count(shown)} of" if isinstance(shown, bool) else "median of"
+    return f" <small>{words} {len(values)} seeds</small>"
 
 
 def _runs(runs: Sequence[dict]) -> str:

@@ -67,11 +67,16 @@ def alike(entry: dict) -> list[dict]:
     return [run for run in runs if all(run[k] == runs[0][k] for k in ("model", "device", "scale"))]
 
 
+def values_over_runs(entry: dict, check: str) -> list:
+    """What the alike runs measured for a check."""
+    return [run["measured"][check] for run in alike(entry) if check in run["measured"]]
+
+
 def over_runs(entry: dict, check: str):
-    """A check's measured value over the alike runs: the mean of numbers, all of yes and no."""
-    values = [run["measured"][check] for run in alike(entry) if check in run["measured"]]
+    """A check's measured value over the alike runs: the median; yes where more than half say so."""
+    values = values_over_runs(entry, check)
     if len(values) == 1 or None in values:
         return values[0]
     if isinstance(values[0], bool):
-        return all(values)
-    return np.mean(values, axis=0).tolist()
+        return sum(values) > len(values) / 2
+    return np.median(values, axis=0).tolist()
