@@ -96,7 +96,7 @@ class Affine:
     """One affine call: `run()` makes it; `plus` and `minus` are its parts without bias.
 
     plus(*operands) + minus(*operands) is the linear part, with the weights split by their sign.
-    A diagonal map scales: each output has one contribution, so there is nothing to share out.
+    A diagonal map scales or shifts: each output has one contribution, with nothing to share out.
     """
 
     run: Callable[[], Tensor]
@@ -423,13 +423,16 @@ class Chain(TorchFunctionMode):
             way_out = "Eq. 16 has no products; pass product=averaged_product or plain_product"
             return self._refuse(call, call.anew(*call.args), way_out)
         at = [i for i, arg in enumerate(call.args) if isinstance(arg, Tensor)][:2]
+        factors = [call.args[i] for i in at]
+        if call.in_place:  # the derivative needs the value before the change
+            factors[0] = factors[0].clone()
 
         def run(u: Tensor, v: Tensor) -> Tensor:
             args = list(call.args)
             args[at[0]], args[at[1]] = u, v
             return call.anew(*args)
 
-        return self.product(Product(run, (call.args[at[0]], call.args[at[1]]), self.rows))
+        return self.product(Product(run, tuple(factors), self.rows))
 
     def _write(self, call: Call, value: Tensor) -> Tensor:
         """Later readers of a tensor changed in place see the new value."""
@@ -523,7 +526,11 @@ def _terms(call: Call, operands: list[Tensor]) -> Affine:
         return lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True) if keep(w))
 
     return Affine(
-        lambda: call.anew(*call.args), part(lambda w: w > 0), part(lambda w: w < 0), tuple(operands)
+        run=lambda: call.anew(*call.args),
+        plus=part(lambda w: w > 0),
+        minus=part(lambda w: w < 0),
+        operands=tuple(operands),
+        diagonal=len(operands) == 1,
     )
 
 

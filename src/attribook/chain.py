@@ -77,12 +77,7 @@ def _differentiate(score, inputs, chain, baseline) -> tuple[Tensor, Counter[str]
             outputs = score.model(rows)
         chain.refuse_unseen(outputs, score)
         gradient = grad_of(score.select(outputs[: len(inputs)]), leaf)[: len(inputs)]
-    if not torch.isfinite(gradient).all():
-        raise ValueError(
-            "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
-            " move the input or the baseline off that point"
-        )
-    return gradient, chain.counts
+    return finite(gradient), chain.counts
 
 
 # Rules for nonlinearities: Site -> how a gradient passes from y back to z.
@@ -161,7 +156,7 @@ def alpha_beta(alpha: float, beta: float) -> Callable[[Affine], Tensor]:
 
     R_i = sum_j (alpha z+_ij / sum_i z+_ij - beta z-_ij / sum_i z-_ij) R_j, without biases, and 0
     where a sum is 0; relevance is conserved when alpha - beta = 1 and both signs are present.
-    A scaling (batch normalisation, a constant factor) passes its relevance on unchanged.
+    A scaling or shift (batch normalisation, a constant) passes its relevance on unchanged.
     """
 
     def rule(call: Affine) -> Tensor:
@@ -234,6 +229,16 @@ def _with_reference(site: Site) -> tuple[Tensor, Tensor]:
     if site.z0 is None:
         raise ValueError("this rule compares with a reference; pass baseline=")
     return site.z, site.z0
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """The gradient itself; raises where it is not finite."""
+    if not torch.isfinite(gradient).all():
+        raise ValueError(
+            "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
+            " move the input or the baseline off that point"
+        )
+    return gradient
 
 
 def over(y: Tensor, total: Tensor) -> Tensor:

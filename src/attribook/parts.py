@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribook.calls import Affine, Call, Chain, MaxPool, swap
-from attribook.chain import over
+from attribook.chain import finite, over
 from attribook.score import Score, check_inputs, grad_of
 
 
@@ -26,7 +26,8 @@ def reveal_cancel(
 
     With z+ and z- the sums of positive and negative contributions to a unit's difference from z0,
     y+ = [f(z0 + z+) - f(z0) + f(z0 + z+ + z-) - f(z0 + z-)] / 2, and y- likewise. A contribution's
-    sign is that of weight times net change; one of zero goes half to either. Complete.
+    sign is that of weight times net change (half to either for zero); a map that only scales or
+    shifts its units keeps their parts. Complete.
     [gradient, Sec. 4.3; DeepLIFT, Sec. 3.5] One forward and one backward pass of 3 batch rows.
     """
     baseline = check_inputs(inputs, baseline).expand_as(inputs)
@@ -39,7 +40,7 @@ def reveal_cancel(
             outputs = score.model(watched)
         chain.refuse_unseen(outputs, score)
         above, below, _ = outputs.chunk(3)
-        gradient = grad_of(score.select(above) + score.select(below), leaf)
+        gradient = finite(grad_of(score.select(above) + score.select(below), leaf))
     above, below, _ = (rows * gradient).chunk(3)
     return above + below
 
@@ -62,15 +63,16 @@ class _Parts(Chain):
 
     def _affine(self, parts, call: Call, operands: list[Tensor]) -> Tensor:
         affine: Affine = parts(call, operands)
+        above, below, _ = zip(*(x.chunk(3) for x in operands), strict=True)
         start = affine.run().chunk(3)[2]
-        changes = [above + below for above, below, _ in (x.chunk(3) for x in operands)]
-        rising = [x * (x.detach() > 0) for x in changes]
-        falling = [x * (x.detach() < 0) for x in changes]
-        y_above = affine.plus(*rising) + affine.minus(*falling)
-        y_below = affine.minus(*rising) + affine.plus(*falling)
-        undecided = [x * (x.detach() == 0) / 2 for x in changes]
-        halves = affine.plus(*undecided) + affine.minus(*undecided) + torch.zeros_like(start)
-        return torch.cat([y_above + halves, y_below + halves, start])
+        if not affine.diagonal:  # what a unit receives is sorted by the sign of its net changes
+            changes = [up + down for up, down in zip(above, below, strict=True)]
+            above = [_positive(x) for x in changes]
+            below = [x - _positive(x) for x in changes]
+        y_above = affine.plus(*above) + affine.minus(*below)
+        y_below = affine.minus(*above) + affine.plus(*below)
+        same = torch.zeros_like(start)  # a broadcast bias may have widened the output
+        return torch.cat([y_above + same, y_below + same, start])
 
     def _route(self, call: Call, operands: list[Tensor]):
         if call.name in ("neg", "negative"):
@@ -86,3 +88,8 @@ class _Parts(Chain):
 
     def _product(self, call: Call, operands: list[Tensor]) -> Tensor:
         raise ValueError("RevealCancel has no rule for products; use deeplift_rescale")
+
+
+def _positive(change: Tensor) -> Tensor:
+    """The positive changes; one of zero counts half, which only its derivative shows."""
+    return change * (change.detach().sign() + 1) / 2
