@@ -1,5 +1,6 @@
 import pytest
 import torch
+from reference import shapley_by_permutations
 from torch import nn
 from torch.testing import assert_close
 
@@ -19,7 +20,6 @@ from attribook.criteria import count_passes
 from attribook.methods import occlusion, occlusion_map, prediction_difference, shapley
 from attribook.score import Score
 from attribook.toys import random_mlp
-from reference import shapley_by_permutations
 
 
 @pytest.fixture

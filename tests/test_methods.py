@@ -68,7 +68,7 @@ def test_the_model_and_the_inputs_are_untouched_afterwards(method, net, images):
     before = copy.deepcopy(net.state_dict())
     flags = [parameter.requires_grad for parameter in net.parameters()]
     inputs = images.clone().requires_grad_()
-    method(Score(net, 0), inputs)
+    assert not method(Score(net, 0), inputs).requires_grad
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert [parameter.requires_grad for parameter in net.parameters()] == flags
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -79,9 +79,18 @@ def test_the_model_and_the_inputs_are_untouched_afterwards(method, net, images):
 
 @pytest.mark.parametrize("method", ALL.values(), ids=ALL)
 def test_methods_work_where_gradients_are_switched_off(method, net, images):
-    with torch.no_grad():
-        result = method(Score(net, 0), images)
-    assert_close(result, method(Score(net, 0), images))
+    expected = method(Score(net, 0), images)
+    for switched_off in (torch.no_grad, torch.inference_mode):
+        with switched_off():
+            assert_close(method(Score(net, 0), images), expected)
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=ALL)
+def test_a_model_put_back_into_training_mode_is_refused(method, net, images):
+    score = Score(net, 0)
+    net.train()
+    with pytest.raises(ValueError, match="training mode"):
+        method(score, images)
 
 
 def test_every_method_explains_a_hidden_layer_through_the_tail(net, images):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribook.calls import Affine, Chain, MaxPool, Product, Pull, Site, swap
-from attribook.score import Score, check_finite, check_inputs, grad_of
+from attribook.score import Score, check_finite, check_inputs, differentiable, grad_of
 
 
 def modified_gradient(
@@ -71,7 +71,8 @@ def _differentiate(score, inputs, chain, baseline) -> tuple[Tensor, Counter[str]
             )
         check_finite(baseline, "baseline")
         references = baseline.to(inputs)
-    with torch.enable_grad():
+    score.outputs_are_fixed()
+    with differentiable():
         leaf = torch.cat([inputs, references]).detach().requires_grad_()
         with chain.watching(score.model, leaf, len(inputs), len(references)) as rows:
             outputs = score.model(rows)

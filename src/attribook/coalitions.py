@@ -31,8 +31,8 @@ class MaskedGame:
         baseline: Float[Tensor, "#batch *features"] | None = None,
         groups: Int[Tensor, "..."] | None = None,
     ):
-        self.score, self.inputs = score, inputs
-        self.baseline = check_inputs(inputs, baseline)
+        self.score = score
+        self.inputs, self.baseline = check_inputs(inputs, baseline)
         features = inputs.shape[1:]
         if groups is None:
             groups = torch.arange(features.numel(), device=inputs.device).view(features)

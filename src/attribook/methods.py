@@ -40,7 +40,7 @@ Baselines = Float[Tensor, "n_baselines *features"]
 
 def gradient(score: Score, inputs: Inputs) -> Inputs:
     """dS/dx_i. [gradient, Eq. 4] One forward and one backward pass."""
-    check_inputs(inputs)
+    inputs, _ = check_inputs(inputs)
     return plain_gradient(score, inputs)
 
 
@@ -51,7 +51,8 @@ def sensitivity(score: Score, inputs: Inputs) -> Inputs:
 
 def gradient_x_input(score: Score, inputs: Inputs) -> Inputs:
     """Gradient * Input, x_i dS/dx_i. [gradient, Eq. 12] One forward and one backward pass."""
-    return inputs * gradient(score, inputs)
+    inputs, _ = check_inputs(inputs)
+    return inputs * plain_gradient(score, inputs)
 
 
 def smooth_grad(
@@ -66,7 +67,7 @@ def smooth_grad(
 
     Smilkov et al. 2017. `n_samples` forward and backward passes.
     """
-    check_inputs(inputs)
+    inputs, _ = check_inputs(inputs)
     flat = inputs.flatten(1)
     scale = noise_level * (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (inputs.dim() - 1))
     total = torch.zeros_like(inputs)
@@ -110,6 +111,7 @@ def lrp_epsilon(
 
     Max-pooling passes relevance to the winner. One forward and one backward pass.
     """
+    inputs, _ = check_inputs(inputs)
     rule = ratio(epsilon)
     return inputs * modified_gradient(score, inputs, nonlinear=rule, elementwise=elementwise)
 
@@ -126,6 +128,7 @@ def lrp_alpha_beta(
     alpha - beta = 1 keeps the relevance's sum where both signs are present. Two to four passes
     through the affine maps, one backward.
     """
+    inputs, _ = check_inputs(inputs)
     multipliers = modified_gradient(
         score, inputs, nonlinear=ratio(), linear=alpha_beta(alpha, beta), elementwise=elementwise
     )
@@ -148,7 +151,7 @@ def deeplift_rescale(
     and see what is lost with `axioms.completeness_gap`. One forward and one backward pass of the
     inputs and the baseline together: batch + 1 rows for one baseline, 2 batch for one each.
     """
-    baseline = check_inputs(inputs, baseline)
+    inputs, baseline = check_inputs(inputs, baseline)
     multipliers = modified_gradient(
         score,
         inputs,
@@ -165,7 +168,7 @@ def deeplift_reveal_cancel(
     score: Score, inputs: Inputs, baseline: Baseline | None = None
 ) -> Inputs:
     """DeepLIFT (RevealCancel); see `parts`. [gradient, Sec. 4.3] Passes of 3 batch rows."""
-    return reveal_cancel(score, inputs, check_inputs(inputs, baseline))
+    return reveal_cancel(score, *check_inputs(inputs, baseline))
 
 
 def deep_shap(
@@ -179,6 +182,7 @@ def deep_shap(
 
     The baselines are shared by all inputs: n_baselines * (batch + 1) rows forward and backward.
     """
+    inputs, _ = check_inputs(inputs)
     total = torch.zeros_like(inputs)
     at_once = max(1, ELEMENTS_A_PASS // inputs.numel())
     for part in baselines.split(at_once):
@@ -208,7 +212,7 @@ def integrated_gradients(
     Implementation invariant and complete. `n_steps` forward and backward passes; Gauss-Legendre
     nodes unless another `rule` of `paths` is passed.
     """
-    path = straight(inputs, check_inputs(inputs, baseline))
+    path = straight(*check_inputs(inputs, baseline))
     return path_integral(score, path, n_steps=n_steps, rule=rule)
 
 

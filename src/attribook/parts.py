@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attribook.calls import Affine, Call, Chain, MaxPool, swap
 from attribook.chain import finite, over
-from attribook.score import Score, check_inputs, grad_of
+from attribook.score import Score, check_inputs, differentiable, grad_of
 
 
 def reveal_cancel(
@@ -30,12 +30,14 @@ def reveal_cancel(
     shifts its units keeps their parts. Complete.
     [gradient, Sec. 4.3; DeepLIFT, Sec. 3.5] One forward and one backward pass of 3 batch rows.
     """
-    baseline = check_inputs(inputs, baseline).expand_as(inputs)
+    inputs, baseline = check_inputs(inputs, baseline)
+    baseline = baseline.expand_as(inputs)
     difference = inputs - baseline
     rows = torch.cat([difference.clamp(min=0), difference.clamp(max=0), baseline])
     chain = _Parts()
-    with torch.enable_grad():
-        leaf = rows.detach().requires_grad_()
+    score.outputs_are_fixed()
+    with differentiable():
+        leaf = rows.clone().requires_grad_()
         with chain.watching(score.model, leaf, len(rows), 0) as watched:
             outputs = score.model(watched)
         chain.refuse_unseen(outputs, score)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -26,19 +27,25 @@ class Score:
     ):
         if output not in ("logit", "probability"):
             raise ValueError(f'output is "logit" or "probability", got {output!r}')
-        training = [name or "the model" for name, m in _modules(model) if m.training]
-        if training:
-            raise ValueError(
-                f"{training[0]} is in training mode, where outputs depend on the batch or on chance;"
-                " call model.eval() first"
-            )
         self.model = model
         self.target = target
         self.output = output
+        self.outputs_are_fixed()
 
     def __call__(self, inputs: Float[Tensor, "rows *features"]) -> Float[Tensor, " rows"]:
         """One forward pass."""
+        self.outputs_are_fixed()
         return self.select(self.model(inputs))
+
+    def outputs_are_fixed(self) -> None:
+        """Raise if a part of the model is in training mode."""
+        modules = self.model.named_modules() if isinstance(self.model, nn.Module) else ()
+        for name, module in modules:
+            if module.training:
+                raise ValueError(
+                    f"{name or 'the model'} is in training mode, where outputs depend on the batch or"
+                    " on chance; call model.eval() first"
+                )
 
     def select(self, outputs: Tensor) -> Float[Tensor, " rows"]:
         """The score, read from what the model returned."""
@@ -86,10 +93,17 @@ def plain_gradient(
     score: Score, inputs: Float[Tensor, "rows *features"]
 ) -> Float[Tensor, "rows *features"]:
     """dS/dx for each row: one forward and one backward pass."""
-    with torch.enable_grad():
+    with differentiable():
         leaf = inputs.detach().clone().requires_grad_()
         values = score(leaf.view_as(leaf))  # a non-leaf, so that in-place first layers may run
         return grad_of(values, leaf)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Gradients on, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def grad_of(values: Tensor, leaf: Tensor) -> Tensor:
@@ -106,18 +120,18 @@ def grad_of(values: Tensor, leaf: Tensor) -> Tensor:
     return gradient
 
 
-def check_inputs(inputs: Tensor, baseline: Tensor | None = None) -> Tensor:
-    """The baseline as (batch or 1, *features), zeros if None, after both were found usable."""
+def check_inputs(inputs: Tensor, baseline: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs and baseline, found usable and cut from any graph; zeros of one row for None."""
     check_finite(inputs, "inputs")
     if baseline is None:
-        return torch.zeros_like(inputs[:1])
+        return inputs.detach(), torch.zeros_like(inputs[:1])
     check_finite(baseline, "baseline")
     if baseline.shape[1:] != inputs.shape[1:] or len(baseline) not in (1, len(inputs)):
         raise ValueError(
             f"baseline has shape {tuple(baseline.shape)}; for inputs of shape {tuple(inputs.shape)} it"
             f" must be {(1, *inputs.shape[1:])}, or one for each sample"
         )
-    return baseline.to(inputs)
+    return inputs.detach(), baseline.detach().to(inputs)
 
 
 def check_finite(tensor: Tensor, what: str) -> None:
@@ -131,11 +145,7 @@ def check_finite(tensor: Tensor, what: str) -> None:
             " add a batch dimension with x[None]"
         )
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"{what} contain NaN or infinity; attributions would too")
-
-
-def _modules(model) -> list[tuple[str, nn.Module]]:
-    return list(model.named_modules()) if isinstance(model, nn.Module) else []
+        raise ValueError(f"{what} must be finite, got NaN or infinity; attributions would be, too")
 
 
 def _split(stages: nn.Sequential, path: list[str], layer: str):
