@@ -828,7 +828,7 @@ def test_inputs_and_baselines_that_are_not_finite_are_refused(bad):
     spoilt[0, 2] = bad
     with pytest.raises(ValueError, match="inputs must be finite"):
         unchecked(a_score(), spoilt, nonlinear=derivative)
-    with pytest.raises(ValueError, match="baseline contains? NaN or infinity"):
+    with pytest.raises(ValueError, match="baseline must be finite"):
         unchecked(a_score(), x, nonlinear=rescale, baseline=spoilt)
 
 
