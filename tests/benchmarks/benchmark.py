@@ -1,0 +1,317 @@
+"""What the methods cost, in units of the bare passes through the network that they need.
+
+    python tests/benchmarks/benchmark.py            # writes book/benchmarks.json
+
+Each repeat times the bare passes, the method and captum's counterpart in turn in one process, so a
+busy machine slows all three; reported are the median of the ratios and their range.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import captum
+import click
+import torch
+from captum.attr import LRP as CaptumLRP
+from captum.attr import DeepLift, DeepLiftShap, FeatureAblation, IntegratedGradients
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from attribook import methods
+from attribook.coalitions import MaskedGame, dividends
+from attribook.criteria import correlation
+from attribook.data import mnist5k, photos20
+from attribook.models import load_model, resolve_device, stages
+from attribook.paths import ELEMENTS_A_PASS
+from attribook.score import Score
+
+RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
+COLUMNS = ("network", "method", "rows", "ratio to bare", "range", "target", "captum", "same map")
+PLAYERS, BASELINES = 6, 4
+SHORTEST = 0.05  # seconds of bare passes in one timing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network with the inputs to explain; `players` cut them into PLAYERS groups of features."""
+
+    name: str
+    model: nn.Sequential
+    inputs: Tensor
+    n_steps: int
+
+    @property
+    def score(self) -> Score:
+        """The score of class 0, the same for everybody."""
+        return Score(self.model, 0)
+
+    @property
+    def players(self) -> Tensor:
+        """Group 0 to PLAYERS - 1 of every feature, in order of the features."""
+        features = self.inputs[0].numel()
+        numbers = torch.arange(features, device=self.inputs.device) * PLAYERS // features
+        return numbers.view_as(self.inputs[0])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method: how to call it, the passes it cannot do without, and captum's counterpart.
+
+    `target` is the ratio aimed at in the design, None where none was set.
+    """
+
+    method: str
+    ours: Callable[[], Tensor]
+    rows: int
+    backward: bool
+    target: float | None = None
+    captum: Callable[[], Tensor] | None = None
+
+
+def cases(at: Setting) -> list[Case]:
+    """The methods compared on one network."""
+    score, x, n = at.score, at.inputs, at.n_steps
+    batch, one, k, groups = len(x), torch.zeros_like(x[:1]), BASELINES, at.players
+    greys = torch.linspace(0, 0.3, k, device=x.device).view(-1, *[1] * (x.dim() - 1))
+    many = greys.expand(k, *x.shape[1:]).contiguous()
+    lrp = _captum_lrp(at.model)
+    at_once = max(1, ELEMENTS_A_PASS // x.numel()) * batch
+
+    def captum_ig() -> Tensor:
+        found = IntegratedGradients(at.model)
+        return found.attribute(x, one, 0, n_steps=n, internal_batch_size=at_once)
+
+    def captum_ablation() -> Tensor:
+        found = FeatureAblation(at.model)
+        return (
+            found.attribute(x, one, 0, feature_mask=groups[None], perturbations_per_eval=PLAYERS)
+            / (torch.bincount(groups.flatten())[groups])
+        )
+
+    return [
+        Case("gradient", lambda: methods.gradient(score, x), batch, True),
+        Case(
+            "epsilon-LRP",
+            lambda: methods.lrp_epsilon(score, x),
+            batch,
+            True,
+            1.5,
+            lrp and (lambda: lrp.attribute(x, 0)),
+        ),
+        Case("alpha-beta-LRP", lambda: methods.lrp_alpha_beta(score, x), batch, True, 3.5),
+        Case(
+            "DeepLIFT (Rescale)",
+            lambda: methods.deeplift_rescale(score, x, one),
+            batch + 1,
+            True,
+            1.6,
+            lambda: DeepLift(at.model).attribute(x, one, 0),
+        ),
+        Case(
+            f"Deep SHAP, {k} shared baselines",
+            lambda: methods.deep_shap(score, x, many),
+            k * (batch + 1),
+            True,
+            2.5,
+            lambda: DeepLiftShap(at.model).attribute(x, many, 0),
+        ),
+        Case(
+            f"Integrated Gradients, {n} nodes",
+            lambda: methods.integrated_gradients(score, x, one, n),
+            n * batch,
+            True,
+            1.1,
+            captum_ig,
+        ),
+        Case(
+            f"Expected Gradients, {k} x {n // k} nodes",
+            lambda: methods.expected_gradients(score, x, many, n // k),
+            n // k * k * batch,
+            True,
+            1.1,
+        ),
+        Case(
+            f"occlusion, {PLAYERS} players",
+            lambda: methods.occlusion(score, x, one, groups),
+            (PLAYERS + 1) * batch,
+            False,
+            None,
+            captum_ablation,
+        ),
+        Case(
+            f"exact Shapley, {PLAYERS} players",
+            lambda: methods.shapley(score, x, one, groups),
+            2**PLAYERS * batch,
+            False,
+            1.2,
+        ),
+        Case(
+            f"Harsanyi dividends, {PLAYERS} players",
+            lambda: dividends(MaskedGame(score, x, one, groups)),
+            2**PLAYERS * batch,
+            False,
+            1.2,
+        ),
+    ]
+
+
+def bare(at: Setting, case: Case) -> Callable[[], None]:
+    """Exactly the passes of `case`, on prepared rows, in the batch sizes the library uses."""
+    x = at.inputs
+    rows = x.repeat(-(-case.rows // len(x)), *[1] * (x.dim() - 1))[: case.rows].contiguous()
+    chunks = rows.split(max(1, ELEMENTS_A_PASS // x.numel()) * len(x))
+    if case.rows <= len(x) + 1:
+        chunks = [rows]
+
+    def forward_only() -> None:
+        with torch.no_grad():
+            for chunk in chunks:
+                at.score(chunk)
+
+    def forward_and_backward() -> None:
+        for chunk in chunks:
+            leaf = chunk.detach().requires_grad_()
+            torch.autograd.grad(at.score(leaf).sum(), leaf)
+
+    return forward_and_backward if case.backward else forward_only
+
+
+def measure(at: Setting, case: Case, repeats: int) -> list:
+    """One row of the table; calls much shorter than a tick of the scheduler are timed together."""
+    runs = [bare(at, case), case.ours, *([case.captum] if case.captum else [])]
+    results = [run() for run in runs]  # a warm-up
+    device = at.inputs.device
+    number = max(1, round(SHORTEST / _seconds(runs[0], 1, device)))
+    times = [[_seconds(run, number, device) for run in runs] for _ in range(repeats)]
+    ours = [row[1] / row[0] for row in times]
+    theirs = same = "–"
+    if case.captum:
+        theirs = round(statistics.median(row[2] / row[0] for row in times), 2)
+        same = round(correlation(results[1], results[2].detach()).median().item(), 3)
+    spread = f"{min(ours):.2f} to {max(ours):.2f}"
+    ratio, target = round(statistics.median(ours), 2), case.target or "–"
+    return [at.name, case.method, case.rows, ratio, spread, target, theirs, same]
+
+
+def settings(names: tuple[str, ...], device: torch.device) -> Iterator[Setting]:
+    """The networks, with weights and inputs on the device."""
+    digits = mnist5k().test_images[:64].to(device)
+    photos = photos20().images[:2].to(device)
+    small = torch.nn.functional.interpolate(photos, 64, mode="area").repeat(4, 1, 1, 1)
+    inputs = {"mlp-relu": digits, "cnn-relu": digits, "vgg-small": small, "lite0": photos}
+    for name in names:
+        model = vgg_small() if name == "vgg-small" else load_model(name)
+        yield Setting(name, model.to(device), inputs[name], 20)
+
+
+def vgg_small() -> nn.Sequential:
+    """Six convolutions with max-pooling, 3 x 64 x 64 to ten classes, made of modules only."""
+    parts, channels = {}, 3
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for i, out in enumerate((32, 32, 64, 64, 128, 128), start=1):
+            parts[f"conv{i}"] = nn.Conv2d(channels, out, 3, padding=1)
+            parts[f"act{i}"] = nn.ReLU()
+            if i % 2 == 0:
+                parts[f"pool{i}"] = nn.MaxPool2d(2)
+            channels = out
+        parts["flatten"] = nn.Flatten()
+        parts["logits"] = nn.Linear(128 * 8 * 8, 10)
+    return stages(**parts).eval()
+
+
+class Flattening(nn.Module):
+    """The same network, flattening by a function: captum's LRP cannot pass a Flatten module."""
+
+    def __init__(self, model: nn.Sequential):
+        super().__init__()
+        self.stages = nn.ModuleList(stage for stage in model if not isinstance(stage, nn.Flatten))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x.flatten(1) if isinstance(stage, nn.Linear) else x)
+        return x
+
+
+def _captum_lrp(model: nn.Sequential) -> CaptumLRP | None:
+    """captum's LRP of the network; None for stages that it has no rule for."""
+    known = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten)
+    fits = all(type(stage) in known for stage in model)
+    return CaptumLRP(Flattening(model).eval()) if fits else None
+
+
+def _seconds(run: Callable, number: int, device: torch.device) -> float:
+    """Wall time of `number` calls, with the device's queue empty before and after."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(number):
+        run()
+    wait()
+    return time.perf_counter() - start
+
+
+def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> None:
+    """Replace this device's table and environment, keep the other device's."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables = [t for t in old.get("tables", []) if t["device"] != device.type]
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    caption = (
+        f"Time over the time of the bare passes, on {gpu or 'CPU'}: median and range of {repeats}"
+        " pairs. Rows: those of the bare passes, forward (Shapley, occlusion) or forward and"
+        " backward. Same map: median correlation with captum's."
+    )
+    tables.append(
+        {"device": device.type, "caption": caption, "columns": list(COLUMNS), "rows": rows}
+    )
+    environment = {
+        **old.get("environment", {}),
+        f"{device.type}: device": gpu or f"{platform.machine()} CPU",
+        f"{device.type}: threads": torch.get_num_threads(),
+        f"{device.type}: torch": version("torch"),
+        f"{device.type}: captum": captum.__version__,
+        f"{device.type}: python": platform.python_version(),
+        f"{device.type}: repeats": repeats,
+    }
+    text = json.dumps({"tables": tables, "environment": environment}, indent=1, ensure_ascii=False)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@click.command()
+@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--repeats", default=5, type=click.IntRange(5), help="Timed rounds, at least 5.")
+@click.option(
+    "--network",
+    "names",
+    multiple=True,
+    type=click.Choice(["mlp-relu", "cnn-relu", "vgg-small", "lite0"]),
+    help="Only these networks; nothing is written then.",
+)
+def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
+    """Measure every method on every network and write book/benchmarks.json."""
+    warnings.filterwarnings("ignore", module="captum")
+    place = resolve_device(device)
+    rows = []
+    for at in settings(names or ("mlp-relu", "cnn-relu", "vgg-small", "lite0"), place):
+        for case in tqdm(cases(at), desc=at.name, leave=False):
+            rows.append(measure(at, case, repeats))
+            tqdm.write("  ".join(str(cell) for cell in rows[-1]))
+    if not names:
+        _write(RESULT, place, rows, repeats)
+        click.echo(RESULT)
+
+
+if __name__ == "__main__":
+    main()
