@@ -82,13 +82,17 @@ class UnsupportedOperation(ValueError):
 
 @dataclass(frozen=True)
 class Site:
-    """One call y = f(z) of an elementwise nonlinearity, and the same at the reference (or None)."""
+    """One call y = f(z) of an elementwise nonlinearity, and the same at the reference (or None).
+
+    `by_entry` says that f does not mind where an entry stands, so that it applies to a choice of them.
+    """
 
     f: Callable[[Tensor], Tensor]
     z: Tensor
     y: Tensor
     z0: Tensor | None
     y0: Tensor | None
+    by_entry: bool = False
 
 
 @dataclass(frozen=True)
@@ -370,7 +374,8 @@ class Chain(TorchFunctionMode):
         z = operand.detach().clone() if call.in_place else operand.detach()
         y = call.anew(z)
         (z_here, z0), (y_here, y0) = self.rows.split(z), self.rows.split(y)
-        pull = self.rows.widen(self.nonlinear(Site(call.anew, z_here, y_here, z0, y0)))
+        by_entry = call.name != "prelu"  # which has a weight for each channel
+        pull = self.rows.widen(self.nonlinear(Site(call.anew, z_here, y_here, z0, y0, by_entry)))
         self.counts[call.spelled] += 1
         return swap(y, lambda grad: (pull(grad),), operand)
 

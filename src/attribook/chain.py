@@ -120,10 +120,12 @@ def rescale(site: Site) -> Pull:
     """
     z, z0 = _with_reference(site)
     difference = z - z0
-    near = difference.abs() < (1e-12 if z.dtype == torch.float64 else 1e-4)
-    slope = (site.y - site.y0) / difference.masked_fill(near, 1)
-    if near.any():
-        slope = torch.where(near, _slope(site.f, (z + z0) / 2), slope)
+    slope = (site.y - site.y0).div_(difference)
+    close = 1e-12 if z.dtype == torch.float64 else 1e-4
+    nearest = difference.abs_().amin(-1)  # line by line: searching every entry would cost the most
+    lines = (nearest < close).nonzero(as_tuple=True) if site.by_entry and z.dim() > 1 else ...
+    meet = _slope(site.f, (z[lines] + z0.expand_as(z)[lines]) / 2)
+    slope[lines] = torch.where(difference[lines] < close, meet, slope[lines])
     return lambda grad: grad * slope
 
 
@@ -214,7 +216,8 @@ def averaged_product(call: Product) -> Tensor:
 
 def stabilise(z: Tensor, epsilon: float) -> Tensor:
     """z + epsilon sign(z) with sign(0) = +1."""
-    return torch.where(z >= 0, z + epsilon, z - epsilon)
+    z = z + 0.0  # no negative zero, whose sign would be -1
+    return torch.copysign(z.new_tensor(epsilon), z).add_(z)
 
 
 def _by_sign_of_inputs(call: Affine) -> tuple[Tensor | float, Tensor | float]:

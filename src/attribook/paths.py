@@ -61,15 +61,13 @@ def path_integral(
     for t, weight in zip(nodes.split(at_once), weights.split(at_once), strict=True):
         points, velocities = path.at(t)
         gradient = plain_gradient(score, points.flatten(0, 1)).view_as(points)
-        finite = torch.isfinite(gradient).flatten(1).all(1)
-        if not finite.all():
-            alpha = float(t[(~finite).nonzero()[0, 0]])
-            raise NonFiniteGradient(
-                f"the gradient is not finite at alpha = {alpha:g} on the path; choose a rule without"
-                " that node (gauss_legendre, midpoint) or another baseline"
-            )
-        terms = gradient.to(torch.float64) * velocities
+        terms = (gradient * velocities).to(torch.float64)
         total += torch.tensordot(weight.to(total), terms, dims=1)
+        if not torch.isfinite(total).all():
+            raise NonFiniteGradient(
+                f"the gradient is not finite at alpha = {_first_bad(t, gradient):g} on the path;"
+                " choose a rule without that node (gauss_legendre, midpoint) or another baseline"
+            )
     return total.to(path.end.dtype)
 
 
@@ -99,6 +97,11 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """n Gauss-Legendre nodes, exact for polynomials of degree 2n - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(_count(n))
     return (nodes + 1) / 2, weights / 2
+
+
+def _first_bad(t: Tensor, gradient: Tensor) -> float:
+    """The first node at which the gradient is not finite."""
+    return float(t[~torch.isfinite(gradient).flatten(1).all(1).cpu()][0])
 
 
 def _count(n: int) -> int:
