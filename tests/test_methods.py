@@ -183,3 +183,12 @@ def test_grad_cam_weighs_feature_maps_by_their_mean_gradient(generator):
     assert torch.equal(result[:, 0], result[:, 1])
     with pytest.raises(ValueError, match="not a feature map"):
         grad_cam(score, x, "flat")
+
+
+def test_a_constant_shaped_or_typed_like_the_inputs_stays_a_constant(generator):
+    weight = torch.randn(6, generator=generator)
+    score = Score(lambda z: torch.tanh(z * weight.to(z).expand_as(z)).sum(1))
+    x = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    x0 = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+    gap = completeness_gap(deeplift_rescale(score, x, x0), score, x, x0)
+    assert_close(gap, torch.zeros_like(gap), atol=1e-13, rtol=0)

@@ -55,6 +55,7 @@ DROPOUT = frozenset(
 CONSTANTS = frozenset(  # made from a tensor's shape and type, not from its values
     "new_tensor new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like".split()
 )
+LIKE = frozenset("to type_as view_as reshape_as expand_as".split())  # shape and type of the second
 EXTRACTION = frozenset("item tolist numpy bool float int array index".split())
 
 _ATTENTION = "attention mixes its inputs multiplicatively; use integrated_gradients or occlusion"
@@ -320,7 +321,9 @@ class Chain(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         call = Call.of(func, args, kwargs or {})
         operands = [tensor for tensor in call.tensors if self._depends(tensor)]
-        if call.name in CONSTANTS:
+        if call.name in LIKE:
+            operands = [tensor for tensor in operands if tensor is call.args[0]]
+        elif call.name in CONSTANTS:
             operands = []
         result = self._apply(call, operands) if operands else call.run()
         made = [result, call.args[0]] if call.name == "setitem" else [result]
