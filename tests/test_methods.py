@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attribook.axioms import completeness_gap
+from attribook.axioms import completeness_gap, relative_completeness_gap
+from attribook.chain import intercepted_calls
+from attribook.data import photos20
 from attribook.methods import (
     METHODS,
     deep_shap,
@@ -21,6 +23,7 @@ from attribook.methods import (
     occlusion,
     smooth_grad,
 )
+from attribook.models import load_model
 from attribook.score import Score
 from attribook.toys import one_plus_root, random_cnn, random_mlp, random_resnet
 
@@ -192,3 +195,17 @@ def test_a_constant_shaped_or_typed_like_the_inputs_stays_a_constant(generator):
     x0 = torch.randn(1, 6, generator=generator, dtype=torch.float64)
     gap = completeness_gap(deeplift_rescale(score, x, x0), score, x, x0)
     assert_close(gap, torch.zeros_like(gap), atol=1e-13, rtol=0)
+
+
+def test_deeplift_is_complete_on_efficientnet_whose_relu6_is_seen_at_every_call():
+    net, photos = load_model("lite0"), photos20().images[:2]
+    with torch.no_grad():
+        score = Score(net, net(photos).argmax(1))
+    grey = torch.zeros_like(photos[:1])
+    relu6 = sum(isinstance(module, nn.ReLU6) for module in net.modules())
+    assert intercepted_calls(score, photos) == {"hardtanh": relu6}
+    # float32 over 33 nonlinear layers: measured 4e-7 on twenty photos
+    gap = relative_completeness_gap(deeplift_rescale(score, photos), score, photos, grey)
+    assert gap.max() <= 1e-5
+    unseen = relative_completeness_gap(gradient_x_input(score, photos), score, photos, grey)
+    assert unseen.min() > 0.1  # what plain gradients would give
