@@ -18,10 +18,13 @@ MAY_IMPORT = {
     "paths": {"score"},
     "coalitions": {"score"},
     "taylor": {"score"},
+    "polynomials": set(),
     "baselines": LIBRARY,
     "methods": LIBRARY | {"baselines"},
     "axioms": LIBRARY | {"baselines", "methods"},
     "criteria": LIBRARY | {"baselines", "methods"},
+    "rivals": LIBRARY | {"baselines", "methods", "axioms"},
+    "neurons": LIBRARY | {"baselines", "methods"},
     "toys": set(),
     "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
     "data": set(),

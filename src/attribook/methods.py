@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attribook.baselines import Law
 from attribook.chain import (
     alpha_beta,
     averaged_product,
@@ -221,12 +222,25 @@ def expected_gradients(
 ) -> Inputs:
     """Integrated Gradients averaged over baselines, exact for a finite set of them.
 
-    n_baselines * n_steps forward and backward passes.
+    [integrated, Sec. 5] n_baselines * n_steps forward and backward passes. Baselines with unequal
+    probabilities: `expected(integrated_gradients)` with a `Law`.
     """
     k, ones = len(baselines), [1] * (inputs.dim() - 1)
     starts = baselines.repeat_interleave(len(inputs), 0)
     ig = integrated_gradients(score, inputs.repeat(k, *ones), starts, n_steps)
     return ig.unflatten(0, (k, len(inputs))).mean(0)
+
+
+def expected(method: Callable[[Score, Tensor, Tensor], Tensor]) -> Callable:
+    """The method averaged over a law of baselines, (score, inputs, law) -> attributions.
+
+    E A(x, X', F) [integrated, Sec. 5]: as many passes as the method needs for each baseline.
+    """
+
+    def averaged(score: Score, inputs: Tensor, law: Law) -> Tensor:
+        return law.mean(lambda point: method(score, inputs, point))
+
+    return averaged
 
 
 def occlusion(

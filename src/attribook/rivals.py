@@ -1,0 +1,169 @@
+"""The methods that the axioms are tried on: Integrated Gradients and nine that break an axiom each.
+
+[integrated, Sec. 2.2, 3, App. C, E, F] Each takes (score, inputs, baseline), points of shape
+(batch, features), and returns attributions of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attribook.axioms import score_change
+from attribook.methods import occlusion, shapley
+from attribook.paths import (
+    Path,
+    ensemble_integral,
+    path_integral,
+    polyline,
+    power,
+    staircase,
+    straight,
+)
+from attribook.score import Score, differentiable, plain_gradient
+
+Points = Float[Tensor, "batch features"]
+Baseline = Float[Tensor, "#batch features"]
+MakePath = Callable[[Tensor, Tensor], Path]  # inputs, baseline: a path function [Def. 2]
+Method = Callable[[Score, Tensor, Tensor], Tensor]
+
+N_STEPS = 64  # nodes a piece: tanh networks and power paths to 1e-10
+
+
+def path_method(make_path: MakePath, n_steps: int = N_STEPS) -> Method:
+    """The path method of a path function. [integrated, Def. 3]"""
+
+    def method(score: Score, inputs: Points, baseline: Baseline) -> Points:
+        return path_integral(score, make_path(inputs, baseline), n_steps=n_steps)
+
+    return method
+
+
+def ensemble_method(
+    weights: Sequence[float], make_paths: Sequence[MakePath], n_steps: int = N_STEPS
+) -> Method:
+    """The ensemble of path methods with these weights. [integrated, Def. 5]"""
+
+    def method(score: Score, inputs: Points, baseline: Baseline) -> Points:
+        ensemble = [
+            (weight, make_path(inputs, baseline))
+            for weight, make_path in zip(weights, make_paths, strict=True)
+        ]
+        return ensemble_integral(score, ensemble, n_steps=n_steps)
+
+    return method
+
+
+# -- path functions ----------------------------------------------------------------------------
+
+
+def stretched(corners: Sequence[Sequence[float]]) -> MakePath:
+    """A polyline of the unit cube, carried to every box by T(y) = x0 + (x - x0) * y.
+
+    Its path method is affine scale invariant, for T commutes with every such change. [App. E.1]
+    """
+
+    def make_path(inputs: Points, baseline: Baseline) -> Path:
+        span = inputs - baseline
+        return polyline([baseline + span * inputs.new_tensor(corner) for corner in corners])
+
+    return make_path
+
+
+five_segments = stretched([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 1)])  # [App. E.1]
+
+
+def rounds(n: int) -> MakePath:
+    """`n` clockwise rounds of the boundary of the square, then the diagonal. [App. F]
+
+    For n < 0 the rounds are anticlockwise.
+    """
+    turn = [(0, 1), (1, 1), (1, 0), (0, 0)]
+    turn = turn if n > 0 else [*turn[2::-1], turn[3]]
+    return stretched([(0, 0), *turn * abs(n), (1, 1)])
+
+
+def random_monotone(generator: torch.Generator, n_features: int, n_corners: int = 3) -> MakePath:
+    """A monotone polyline with random corners, stretched to every box."""
+    draws = torch.rand(n_corners, n_features, generator=generator, dtype=torch.float64)
+    inner = draws.sort(dim=0).values.tolist()
+    return stretched([[0.0] * n_features, *inner, [1.0] * n_features])
+
+
+def random_detour(generator: torch.Generator, n_features: int, n_corners: int = 5) -> MakePath:
+    """A polyline through random points of the cube, as a rule neither monotone nor simple."""
+    draws = torch.rand(n_corners, n_features, generator=generator, dtype=torch.float64)
+    return stretched([[0.0] * n_features, *draws.tolist(), [1.0] * n_features])
+
+
+def in_order(order: Sequence[int]) -> MakePath:
+    """Along the axes, one feature after another."""
+    return lambda inputs, baseline: staircase(inputs, baseline, order)
+
+
+def faster_where_farther(inputs: Points, baseline: Baseline) -> Path:
+    """The power path with exponents 1 + |x_i - x0_i|: monotone, symmetric, and not affine."""
+    return power(inputs, baseline, 1 + (inputs - baseline).abs())
+
+
+def over_the_top(inputs: Points, baseline: Baseline) -> Path:
+    """x0 -> (x0_1, 1) -> (x_1, 1) -> x: the detour of App. C, continued to every pair of points."""
+    start, top = baseline.expand_as(inputs), torch.ones_like(inputs[:, 1])
+    corners = [torch.stack([first, top], 1) for first in (start[:, 0], inputs[:, 0])]
+    return polyline([start, *corners, inputs])
+
+
+# -- methods that follow no path ---------------------------------------------------------------
+
+
+def gradient_times_difference(score: Score, inputs: Points, baseline: Baseline) -> Points:
+    """(x_i - x0_i) dF/dx_i(x)."""
+    return (inputs - baseline) * plain_gradient(score, inputs)
+
+
+def proportional_share(score: Score, inputs: Points, baseline: Baseline) -> Points:
+    """F(x) - F(x0), shared in proportion to |x_i - x0_i|; zero where x = x0."""
+    distance = (inputs - baseline).abs()
+    whole = distance.sum(1, keepdim=True)
+    share = distance / torch.where(whole == 0, 1, whole)
+    return share * score_change(score, inputs, baseline)[:, None]
+
+
+def ig_plus_mixed_derivative(score: Score, inputs: Points, baseline: Baseline) -> Points:
+    """IG + m (1, -1) with m = (x_1 - x0_1)(x_2 - x0_2) d2F/dx1dx2((x + x0) / 2).
+
+    Refutes one direction of [integrated, Conjecture 1] on twice differentiable functions of two
+    features: complete, linear, dummy, and yet no ensemble of paths of bounded length.
+    """
+    area = (inputs - baseline).prod(1)
+    m = area * mixed_derivative(score, (inputs + baseline) / 2)
+    ig = path_integral(score, straight(inputs, baseline), n_steps=N_STEPS)
+    return ig + torch.stack([m, -m], 1)
+
+
+def mixed_derivative(score: Score, points: Points) -> Float[Tensor, " batch"]:
+    """d2F/dx1dx2 at each point; zero where autograd finds no dependence. Two backward passes."""
+    with differentiable():
+        leaf = points.detach().clone().requires_grad_()
+        (first,) = torch.autograd.grad(score(leaf).sum(), leaf, create_graph=True)
+        if not first.requires_grad:
+            return torch.zeros_like(points[:, 0])
+        (second,) = torch.autograd.grad(first[:, 0].sum(), leaf, materialize_grads=True)
+    return second[:, 1]
+
+
+RIVALS: dict[str, Method] = {
+    "Integrated Gradients": path_method(straight),
+    "Shapley": shapley,
+    "axis order": path_method(lambda x, x0: staircase(x, x0, range(x.shape[1]))),
+    "power path": path_method(faster_where_farther),
+    "detour over the top": path_method(over_the_top),
+    "five segments": path_method(five_segments),
+    "gradient * difference": gradient_times_difference,
+    "occlusion": occlusion,
+    "IG + mixed derivative": ig_plus_mixed_derivative,
+    "proportional share": proportional_share,
+}  # the rows of the axiom matrix
