@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "methods": LIBRARY | {"baselines"},
     "axioms": LIBRARY | {"baselines", "methods"},
     "criteria": LIBRARY | {"baselines", "methods"},
+    "pruning": {"score"},
     "rivals": LIBRARY | {"baselines", "methods", "axioms"},
     "neurons": LIBRARY | {"baselines", "methods"},
     "toys": set(),
