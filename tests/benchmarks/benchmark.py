@@ -23,20 +23,29 @@ import captum
 import click
 import torch
 from captum.attr import LRP as CaptumLRP
-from captum.attr import DeepLift, DeepLiftShap, FeatureAblation, IntegratedGradients
+from captum.attr import (
+    DeepLift,
+    DeepLiftShap,
+    FeatureAblation,
+    IntegratedGradients,
+    LayerConductance,
+    NeuronConductance,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from attribook import methods
 from attribook.coalitions import MaskedGame, dividends
 from attribook.criteria import correlation
-from attribook.data import mnist5k, photos20
+from attribook.data import fashion_mnist, mnist5k, photos20
 from attribook.models import load_model, resolve_device, stages
+from attribook.neurons import conductance
 from attribook.paths import ELEMENTS_A_PASS
 from attribook.score import Score
 
 RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
 COLUMNS = ("network", "method", "rows", "ratio to bare", "range", "target", "captum", "same map")
+NETWORKS = ("mlp-relu", "cnn-relu", "fashion-tanh", "vgg-small", "lite0")
 PLAYERS, BASELINES = 6, 4
 SHORTEST = 0.05  # seconds of bare passes in one timing
 
@@ -49,6 +58,7 @@ class Setting:
     model: nn.Sequential
     inputs: Tensor
     n_steps: int
+    layers: tuple[str, ...] = ()  # whose neurons are explained
 
     @property
     def score(self) -> Score:
@@ -67,7 +77,8 @@ class Setting:
 class Case:
     """One method: how to call it, the passes it cannot do without, and captum's counterpart.
 
-    `target` is the ratio aimed at in the design, None where none was set.
+    `target` is the ratio aimed at in the design, None where none was set. With a `layer`, the bare
+    passes are two forward through the part below and one forward and backward through the rest.
     """
 
     method: str
@@ -76,6 +87,7 @@ class Case:
     backward: bool
     target: float | None = None
     captum: Callable[[], Tensor] | None = None
+    layer: str | None = None
 
 
 def cases(at: Setting) -> list[Case]:
@@ -162,6 +174,47 @@ def cases(at: Setting) -> list[Case]:
             False,
             1.2,
         ),
+        *(case for layer in at.layers for case in neuron_cases(at, layer)),
+    ]
+
+
+def neuron_cases(at: Setting, layer: str) -> list[Case]:
+    """All neurons of a layer at once; captum has the conductance, and for a patch one neuron."""
+    score, x, n = at.score, at.inputs, at.n_steps
+    black, module = torch.zeros_like(x[:1]), at.model.get_submodule(layer)
+    patch = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
+    patch[patch.shape[0] // 3 : 2 * patch.shape[0] // 3] = True
+    neurons = score.split(layer)[0](x[:1])[0]
+    first = (0,) * neurons.dim()
+    how = {"target": 0, "n_steps": n, "method": "gausslegendre"}
+
+    def whole_layer() -> Tensor:
+        return LayerConductance(at.model, module).attribute(x, black, **how)
+
+    def one_neuron() -> Tensor:
+        found = NeuronConductance(at.model, module)
+        return found.attribute(x, neuron_selector=first, baselines=black, **how)
+
+    size, rows = f"{neurons.numel()} neurons, {n} nodes", n * len(x)
+    return [
+        Case(
+            f"conductance of {size}",
+            lambda: conductance(score, x, layer, black, n_steps=n),
+            rows,
+            True,
+            1.5,
+            whole_layer,
+            layer,
+        ),
+        Case(
+            f"patch attribution of {size} (captum: one neuron)",
+            lambda: conductance(score, x, layer, black, patch, n_steps=n),
+            rows,
+            True,
+            1.5,
+            one_neuron,
+            layer,
+        ),
     ]
 
 
@@ -183,6 +236,17 @@ def bare(at: Setting, case: Case) -> Callable[[], None]:
             leaf = chunk.detach().requires_grad_()
             torch.autograd.grad(at.score(leaf).sum(), leaf)
 
+    def through_a_layer() -> None:
+        head, tail = at.score.split(case.layer)
+        for chunk in chunks:
+            with torch.no_grad():
+                head(chunk)
+                leaf = head(chunk)
+            leaf = leaf.detach().requires_grad_()
+            torch.autograd.grad(tail(leaf).sum(), leaf)
+
+    if case.layer:
+        return through_a_layer
     return forward_and_backward if case.backward else forward_only
 
 
@@ -197,7 +261,8 @@ def measure(at: Setting, case: Case, repeats: int) -> list:
     theirs = same = "–"
     if case.captum:
         theirs = round(statistics.median(row[2] / row[0] for row in times), 2)
-        same = round(correlation(results[1], results[2].detach()).median().item(), 3)
+        if results[1].shape == results[2].shape:
+            same = round(correlation(results[1], results[2].detach()).median().item(), 3)
     spread = f"{min(ours):.2f} to {max(ours):.2f}"
     ratio, target = round(statistics.median(ours), 2), case.target or "–"
     return [at.name, case.method, case.rows, ratio, spread, target, theirs, same]
@@ -208,10 +273,18 @@ def settings(names: tuple[str, ...], device: torch.device) -> Iterator[Setting]:
     digits = mnist5k().test_images[:64].to(device)
     photos = photos20().images[:2].to(device)
     small = torch.nn.functional.interpolate(photos, 64, mode="area").repeat(4, 1, 1, 1)
-    inputs = {"mlp-relu": digits, "cnn-relu": digits, "vgg-small": small, "lite0": photos}
+    clothes = fashion_mnist().test_images[:64].to(device) if "fashion-tanh" in names else None
+    inputs = {
+        "mlp-relu": digits,
+        "cnn-relu": digits,
+        "fashion-tanh": clothes,
+        "vgg-small": small,
+        "lite0": photos,
+    }
+    layers = {"fashion-tanh": ("act4", "pool1"), "lite0": ("group3.1",)}
     for name in names:
         model = vgg_small() if name == "vgg-small" else load_model(name)
-        yield Setting(name, model.to(device), inputs[name], 20)
+        yield Setting(name, model.to(device), inputs[name], 20, layers.get(name, ()))
 
 
 def vgg_small() -> nn.Sequential:
@@ -296,7 +369,7 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
     "--network",
     "names",
     multiple=True,
-    type=click.Choice(["mlp-relu", "cnn-relu", "vgg-small", "lite0"]),
+    type=click.Choice(NETWORKS),
     help="Only these networks; nothing is written then.",
 )
 def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
@@ -304,7 +377,7 @@ def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
     warnings.filterwarnings("ignore", module="captum")
     place = resolve_device(device)
     rows = []
-    for at in settings(names or ("mlp-relu", "cnn-relu", "vgg-small", "lite0"), place):
+    for at in settings(names or NETWORKS, place):
         for case in tqdm(cases(at), desc=at.name, leave=False):
             rows.append(measure(at, case, repeats))
             tqdm.write("  ".join(str(cell) for cell in rows[-1]))
