@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "chain": {"score", "calls"},
     "parts": {"score", "calls", "chain"},
     "paths": {"score"},
+    "ensembles": {"score", "paths"},
     "coalitions": {"score"},
     "taylor": {"score"},
     "polynomials": set(),
