@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attribook.paths import (
+    ELEMENTS_A_PASS,
     Rule,
     check_mask,
     gauss_legendre,
@@ -27,7 +28,9 @@ Inputs = Float[Tensor, "batch *features"]
 Baseline = Float[Tensor, "#batch *features"]
 Neurons = Float[Tensor, "batch *neurons"]
 Patch = Bool[Tensor, "..."]
-Step = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
+# d, N -> from where and to where the difference is taken (None: from the node itself), its factor
+Differences = tuple[Tensor | None, Tensor, Tensor]
+Step = Callable[[Tensor, int], Differences]
 
 MOST_FLOWS = 5_000_000
 
@@ -69,36 +72,44 @@ def conductance_by_differences(
 
     |d| sum_k dG/dH_j(H(p_k)) (H_j(p_k + d / (|d| N)) - H_j(p_k)), p_k = path(k / N), d = (x - x0)_S
     [integrated, Eq. 8, `unit_step`]; `path_step` is what the authors' program does. First order in
-    1 / N; kept to be compared with `conductance`. Where d = 0 the result is 0.
+    1 / N; kept to be compared with `conductance`. Where d = 0 the result is 0. Each of the N nodes
+    costs two forward passes of the head and one forward and backward pass of the tail.
     """
     inputs, baseline = check_inputs(inputs, baseline)
     head, tail = score.split(layer)
     difference = inputs - baseline
     mask = 1 if patch is None else check_mask(patch, inputs).to(inputs)
     before, after, factor = (step or unit_step)(difference * mask, n_steps)
-    total = 0
-    for t, weight in zip(*right(n_steps), strict=True):
-        point = baseline + float(t) * difference
+    with torch.no_grad():
+        total = torch.zeros_like(head(inputs), dtype=torch.float64)
+    at_once = max(1, ELEMENTS_A_PASS // max(inputs.numel(), total.numel()))
+    for t in torch.from_numpy(right(n_steps)[0]).to(inputs).split(at_once):
+        points = baseline + t.view(-1, *[1] * inputs.dim()) * difference
         with torch.no_grad():
-            change = head(point + after) - head(point + before)
-            hidden = head(point)
-        total = total + plain_gradient(tail, hidden) * change * (n_steps * weight)
-    return total * factor.view(-1, *[1] * (total.dim() - 1))
+            hidden = head(points.flatten(0, 1))
+            start = hidden if before is None else head((points + before).flatten(0, 1))
+            change = head((points + after).flatten(0, 1)) - start
+        terms = plain_gradient(tail, hidden) * change
+        total += terms.unflatten(0, (len(t), -1)).sum(0, dtype=torch.float64)
+    return total.to(inputs) * factor.view(-1, *[1] * (total.dim() - 1))
 
 
-def unit_step(direction: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def unit_step(direction: Tensor, n_steps: int) -> Differences:
     """Ahead by 1 / N in the direction's unit vector, and the factor |d|. [integrated, Eq. 8]"""
     size = direction.flatten(1).norm(dim=1)
     unit = direction / torch.where(size == 0, 1, size).view(-1, *[1] * (direction.dim() - 1))
-    return torch.zeros_like(direction), unit / n_steps, size
+    return None, unit / n_steps, size
 
 
-def path_step(direction: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ahead by the path's own step, d / N, with no factor: as the authors' program does."""
-    return torch.zeros_like(direction), direction / n_steps, direction.new_ones(len(direction))
+def path_step(direction: Tensor, n_steps: int) -> Differences:
+    """Ahead by the path's own step, d / N, with no factor: as the authors' program does.
+
+    That program takes dG/dH_j at the end of the step, where Eq. 8 takes it at the start.
+    """
+    return None, direction / n_steps, direction.new_ones(len(direction))
 
 
-def central_step(direction: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def central_step(direction: Tensor, n_steps: int) -> Differences:
     """Half the path's step back and half ahead: second order in the difference alone."""
     half = direction / (2 * n_steps)
     return -half, half, direction.new_ones(len(direction))
