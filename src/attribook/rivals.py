@@ -6,13 +6,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribook.axioms import score_change
+from attribook.axioms import (
+    asi_gap,
+    completeness_gap,
+    dummy_gap,
+    linearity_gap,
+    ndp_gap,
+    score_change,
+    sensitivity_gap,
+    symmetry_gap,
+)
 from attribook.methods import occlusion, shapley
 from attribook.paths import (
     Path,
@@ -104,6 +115,39 @@ def in_order(order: Sequence[int]) -> MakePath:
     return lambda inputs, baseline: staircase(inputs, baseline, order)
 
 
+def with_exponents(exponents: Sequence[float]) -> MakePath:
+    """The power path with these exponents, one for each feature."""
+    return lambda inputs, baseline: power(inputs, baseline, inputs.new_tensor([list(exponents)]))
+
+
+def any_monotone(generator: torch.Generator, n_features: int) -> MakePath:
+    """A random monotone path: along the axes, a power path, or a polyline of 1 to 6 corners.
+
+    The exponents are quarters from 1/2 to 3: by the clock of `power` such a path is a polynomial, and
+    32 nodes a piece are exact for polynomials of degree 4.
+    """
+    kind, n_corners = (int(torch.randint(n, (1,), generator=generator)) for n in (3, 6))
+    if kind == 0:
+        return in_order(torch.randperm(n_features, generator=generator).tolist())
+    if kind == 1:
+        quarters = torch.randint(2, 13, (n_features,), generator=generator)
+        return with_exponents((quarters / 4).tolist())
+    return random_monotone(generator, n_features, n_corners + 1)
+
+
+def random_ensemble(
+    generator: torch.Generator, n_features: int, make: Callable = any_monotone
+) -> tuple[list[float], list[MakePath]]:
+    """Weights and path functions of 2 to 12 random paths, for `ensemble_method`.
+
+    The paths come from `make(generator, n_features)`; the weights are uniform on the simplex.
+    """
+    n_paths = int(torch.randint(2, 13, (1,), generator=generator))
+    spacing = -torch.rand(n_paths, generator=generator, dtype=torch.float64).log()
+    paths = [make(generator, n_features) for _ in range(n_paths)]
+    return (spacing / spacing.sum()).tolist(), paths
+
+
 def faster_where_farther(inputs: Points, baseline: Baseline) -> Path:
     """The power path with exponents 1 + |x_i - x0_i|: monotone, symmetric, and not affine."""
     return power(inputs, baseline, 1 + (inputs - baseline).abs())
@@ -132,7 +176,9 @@ def proportional_share(score: Score, inputs: Points, baseline: Baseline) -> Poin
     return share * score_change(score, inputs, baseline)[:, None]
 
 
-def ig_plus_mixed_derivative(score: Score, inputs: Points, baseline: Baseline) -> Points:
+def ig_plus_mixed_derivative(
+    score: Score, inputs: Points, baseline: Baseline, n_steps: int = N_STEPS
+) -> Points:
     """IG + m (1, -1) with m = (x_1 - x0_1)(x_2 - x0_2) d2F/dx1dx2((x + x0) / 2).
 
     Refutes one direction of [integrated, Conjecture 1] on twice differentiable functions of two
@@ -140,7 +186,7 @@ def ig_plus_mixed_derivative(score: Score, inputs: Points, baseline: Baseline) -
     """
     area = (inputs - baseline).prod(1)
     m = area * mixed_derivative(score, (inputs + baseline) / 2)
-    ig = path_integral(score, straight(inputs, baseline), n_steps=N_STEPS)
+    ig = path_integral(score, straight(inputs, baseline), n_steps=n_steps)
     return ig + torch.stack([m, -m], 1)
 
 
@@ -167,3 +213,100 @@ RIVALS: dict[str, Method] = {
     "IG + mixed derivative": ig_plus_mixed_derivative,
     "proportional share": proportional_share,
 }  # the rows of the axiom matrix
+
+
+# -- the axioms, tried on many functions at once -----------------------------------------------
+
+CHANGES = ((0.5, 0.25), (-0.5, 0.75), (2.0, -0.5), (-2.0, 1.5))  # c, d of y -> c y + d
+
+
+class Trials(NamedTuple):
+    """Problems to try an axiom on: every sample has its own function, input and baseline.
+
+    The scores take k * batch rows and know which function each of them belongs to, as
+    `polynomials.SideBySide` does; `other` is a second function a sample, to combine with the first.
+    """
+
+    score: Score
+    other: Score
+    inputs: Points
+    baseline: Points
+
+
+def affine_gap(
+    method: Method, trials: Trials, feature: int, c: float, d: float
+) -> Float[Tensor, " batch"]:
+    """The violation of affine scale invariance when one feature y becomes c y + d. [axiom 7]
+
+    For |c| > 1 the trials' points are the images, which keeps both sides inside their box.
+    """
+    scale, shift = torch.ones_like(trials.inputs[0]), torch.zeros_like(trials.inputs[0])
+    scale[feature], shift[feature] = c, d
+    points = trials.inputs, trials.baseline
+    if abs(c) > 1:
+        points = tuple((point - shift) / scale for point in points)
+    return asi_gap(method, trials.score, scale, shift, *points)
+
+
+def _sensitivity(method: Method, trials: Trials) -> Tensor:
+    score, _, inputs, baseline = trials
+
+    def gap(i: int) -> Tensor:
+        start = inputs.clone()
+        start[:, i] = baseline[:, i]
+        return sensitivity_gap(method, score, inputs, start, i)
+
+    return _worst(gap(i) for i in range(inputs.shape[1]))
+
+
+def _completeness(method: Method, trials: Trials) -> Tensor:
+    score, _, inputs, baseline = trials
+    return completeness_gap(method(score, inputs, baseline), score, inputs, baseline).abs()
+
+
+def _linearity(method: Method, trials: Trials) -> Tensor:
+    one, other, *points = trials
+    return _worst(linearity_gap(method, one, other, a, b, *points) for a, b in ((1, 1), (2, -0.5)))
+
+
+def _dummy(method: Method, trials: Trials) -> Tensor:
+    score, _, *points = trials
+    return _worst(dummy_gap(method, score, i, *points) for i in range(trials.inputs.shape[1]))
+
+
+def _symmetry(method: Method, trials: Trials) -> Tensor:
+    score, _, *points = trials
+
+    def gap(i: int, j: int) -> Tensor:
+        alike = [point.clone() for point in points]
+        for point in alike:
+            point[:, j] = point[:, i]
+        return symmetry_gap(method, score, i, j, *alike)
+
+    return _worst(gap(i, j) for i, j in combinations(range(trials.inputs.shape[1]), 2))
+
+
+def _affine(method: Method, trials: Trials) -> Tensor:
+    features = range(trials.inputs.shape[1])
+    return _worst(affine_gap(method, trials, i, c, d) for i in features for c, d in CHANGES)
+
+
+def _positivity(method: Method, trials: Trials) -> Tensor:
+    score, _, *points = trials
+    return ndp_gap(method(score, *points))
+
+
+def _worst(gaps: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(gaps)).amax(0)
+
+
+AXIOMS: dict[str, Callable[[Method, Trials], Tensor]] = {
+    "sensitivity(a)": _sensitivity,
+    "completeness": _completeness,
+    "linearity": _linearity,
+    "dummy": _dummy,
+    "symmetry": _symmetry,
+    "ASI": _affine,
+    "NDP": _positivity,
+}  # the columns of the axiom matrix: (method, trials) -> the violation of each sample. Where an
+# axiom speaks of special points or functions the trials are made so; NDP needs rising functions.

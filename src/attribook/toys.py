@@ -6,7 +6,7 @@ nn.Sequential of named stages in float64, returning (rows, classes).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -319,3 +319,72 @@ def _copied_linear(layer: nn.Linear) -> nn.Linear:
     )
     copy.load_state_dict(layer.state_dict())
     return copy
+
+
+# -- many functions in one batch, kinks, growing networks ---------------------------------------
+
+
+def each(functions: Sequence[Function]) -> Function:
+    """The function that is functions[r % len(functions)] on row r of its inputs.
+
+    So a batch whose length is a multiple of theirs explains many functions in the passes of one.
+    """
+
+    def applied(x: Tensor) -> Tensor:
+        rows = x.unflatten(0, (-1, len(functions)))
+        return torch.stack([f(rows[:, i]) for i, f in enumerate(functions)], 1).flatten()
+
+    return applied
+
+
+def switches(net: nn.Sequential) -> Callable[[Tensor], Tensor]:
+    """points -> (rows, switches): where one of them changes sign, a unit of the network may kink.
+
+    The inputs of ReLUs, and the differences in each pair that an `nn.MaxPool1d(2)` compares.
+    """
+
+    def at(x: Tensor) -> Tensor:
+        found = []
+        for stage in net:
+            if isinstance(stage, nn.ReLU):
+                found.append(x)
+            if isinstance(stage, nn.MaxPool1d):
+                found.append(x[:, ::2] - x[:, 1::2])
+            x = stage(x)
+        return torch.cat(found, 1)
+
+    return at
+
+
+def kink_distances(net: nn.Sequential, points: Tensor) -> Float[Tensor, " rows"]:
+    """How far each point is from the nearest kink: min over switches z of |z| / |dz/dx|.
+
+    Exact where the switches are linear up to there (ReLU and max networks), else of first order.
+    A switch that does not change at a point has no kink near it. One backward pass a switch.
+    """
+    leaf = points.detach().clone().requires_grad_()
+    nearest = torch.full_like(leaf[:, 0], torch.inf)
+    for z in switches(net)(leaf).unbind(1):
+        (slope,) = torch.autograd.grad(z.sum(), leaf, retain_graph=True)
+        steepness = slope.norm(dim=1)
+        away = torch.where(steepness > 0, z.detach().abs() / steepness, torch.inf)
+        nearest = torch.minimum(nearest, away)
+    return nearest
+
+
+def growing_mlp(
+    activation: Callable[[], nn.Module],
+    generator: torch.Generator,
+    sizes: tuple[int, ...],
+    growing_in: Sequence[int],
+) -> nn.Sequential:
+    """A `random_mlp` that does not decrease in the features listed, for a monotone activation.
+
+    Their weights and those of all later layers are >= 0; the other features' are of any sign.
+    """
+    net = random_mlp(activation, generator, sizes)
+    with torch.no_grad():
+        for i, layer in enumerate(m for m in net if isinstance(m, nn.Linear)):
+            features = slice(None) if i else list(growing_in)
+            layer.weight[:, features] = layer.weight[:, features].abs()
+    return net
