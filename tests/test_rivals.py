@@ -2,8 +2,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from attribook.axioms import completeness_gap
+from attribook.paths import is_monotone
 from attribook.polynomials import SideBySide, monomial, random_polynomial
-from attribook.rivals import AXIOMS, RIVALS, Trials, affine_gap
+from attribook.rivals import (
+    AXIOMS,
+    RIVALS,
+    Trials,
+    affine_gap,
+    any_monotone,
+    ensemble_method,
+    random_ensemble,
+)
 from attribook.score import Score
 
 FAILS = {  # [integrated, Sec. 2.2, 3, App. C, E]: the axioms each rival breaks
@@ -20,11 +30,10 @@ FAILS = {  # [integrated, Sec. 2.2, 3, App. C, E]: the axioms each rival breaks
 }
 
 
-def trials(polynomials, inputs, baseline=(0, 0)):
+def trials(polynomials, inputs):
     inputs = torch.tensor(inputs, dtype=torch.float64)
     others = Score(SideBySide([*polynomials[1:], polynomials[0]]))
-    start = inputs.new_tensor(baseline).expand_as(inputs).clone()
-    return Trials(Score(SideBySide(polynomials)), others, inputs, start)
+    return Trials(Score(SideBySide(polynomials)), others, inputs, torch.zeros_like(inputs))
 
 
 @pytest.fixture
@@ -50,9 +59,6 @@ def test_the_violations_of_a_batch_are_those_of_its_samples(generator):
     polynomials = [random_polynomial(generator, 3, 3) for _ in range(3)]
     inputs, baseline = torch.rand(2, 3, 3, generator=generator, dtype=torch.float64)
     together = trials(polynomials, inputs.tolist())._replace(baseline=baseline)
-    for name in ("five segments", "detour over the top", "IG + mixed derivative"):
-        with pytest.raises((ValueError, RuntimeError, IndexError)):
-            RIVALS["five segments"](together.score, inputs, baseline)  # a path of the plane only
     for axiom, violation in AXIOMS.items():
         found = violation(RIVALS["proportional share"], together)
         for k, p in enumerate(polynomials):
@@ -73,3 +79,21 @@ def test_a_large_scale_keeps_both_sides_in_the_box(witnesses):
         affine_gap(method, witnesses["ASI"], 1, c, d)
     assert len(seen) == 12
     assert all(point.min() >= 0 and point.max() <= 1 for point in seen)
+
+
+def test_random_monotone_paths_are_monotone_and_lead_from_baseline_to_inputs(generator):
+    inputs, baseline = torch.rand(2, 4, 3, generator=generator, dtype=torch.float64)
+    for _ in range(20):
+        path = any_monotone(generator, 3)(inputs, baseline)
+        assert is_monotone(path).all()
+        ends = path.at(torch.tensor([0.0, 1.0], dtype=torch.float64))[0]
+        assert_close(ends, torch.stack([baseline, inputs]), atol=1e-14, rtol=0)
+
+
+def test_random_ensembles_are_complete(generator):
+    weights, paths = random_ensemble(generator, 3)
+    assert len(weights) == len(paths) and abs(sum(weights) - 1) < 1e-12 and min(weights) > 0
+    inputs, baseline = torch.rand(2, 4, 3, generator=generator, dtype=torch.float64)
+    score = Score(random_polynomial(generator, 3, 4))
+    attributions = ensemble_method(weights, paths, n_steps=32)(score, inputs, baseline)
+    assert completeness_gap(attributions, score, inputs, baseline).abs().max() < 1e-12

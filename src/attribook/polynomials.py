@@ -52,14 +52,8 @@ class Polynomial:
             raise ValueError(
                 f"points have {points.shape[1]} features, the polynomial has {self.n_features}"
             )
-        exponents = torch.tensor(list(self.terms), device=points.device)
         coefficients = points.new_tensor([float(c) for c in self.terms.values()])
-        powers = [torch.ones_like(points)]  # products, not pow: its second derivative at 0 is NaN
-        for _ in range(int(exponents.max())):
-            powers.append(powers[-1] * points)
-        features = torch.arange(self.n_features, device=points.device)
-        factors = torch.stack(powers)[exponents, :, features]  # (terms, features, rows)
-        return coefficients @ factors.prod(1)
+        return coefficients @ _monomials(list(self.terms), points)
 
     def at(self, point: Sequence[Number]) -> Number:
         """The value at one point, in the arithmetic of its numbers."""
@@ -120,6 +114,29 @@ class Polynomial:
             return tuple(order)
 
         return Polynomial({swap(exponents): c for exponents, c in self.terms.items()})
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One polynomial for each sample of a batch: row r of the points goes to number r % batch.
+
+    Rows come as a mechanism passes them, k blocks of the batch, so that one call of a method
+    explains many polynomials, each at its own point.
+    """
+
+    polynomials: Sequence[Polynomial]
+
+    def __call__(self, points: Float[Tensor, "rows features"]) -> Float[Tensor, " rows"]:
+        """The value of each row's polynomial."""
+        batch = len(self.polynomials)
+        if len(points) % batch:
+            raise ValueError(f"{batch} polynomials for {len(points)} rows; pass a multiple")
+        terms = sorted({exponents for p in self.polynomials for exponents in p.terms})
+        coefficients = points.new_tensor(
+            [[float(p.terms.get(exponents, 0)) for p in self.polynomials] for exponents in terms]
+        )
+        values = _monomials(terms, points).unflatten(1, (-1, batch))  # (terms, blocks, batch)
+        return (coefficients[:, None] * values).sum(0).flatten()
 
 
 def monomial(*exponents: int, coefficient: Number = 1) -> Polynomial:
@@ -185,6 +202,18 @@ def _times_line(in_t: list[Fraction], start: Fraction, slope: Fraction) -> list[
     """The coefficients of (start + slope t) times a polynomial in t."""
     kept, raised = [*in_t, Fraction(0)], [Fraction(0), *in_t]
     return [start * a + slope * b for a, b in zip(kept, raised, strict=True)]
+
+
+def _monomials(
+    terms: list[Exponents], points: Float[Tensor, "rows features"]
+) -> Float[Tensor, "terms rows"]:
+    """prod_i y_i^k_i for each tuple of exponents, at each point."""
+    exponents = torch.tensor(terms, device=points.device)
+    powers = [torch.ones_like(points)]  # products, not pow: its second derivative at 0 is NaN
+    for _ in range(int(exponents.max())):
+        powers.append(powers[-1] * points)
+    features = torch.arange(points.shape[1], device=points.device)
+    return torch.stack(powers)[exponents, :, features].prod(1)  # of (terms, features, rows)
 
 
 def _lowered(exponents: Exponents, feature: int) -> Exponents:
