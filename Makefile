@@ -6,7 +6,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help book html test sweep clean lint unit nbval ledger browser
+.PHONY: help book html test sweep clean data lint unit nbval ledger browser
 
 JOBS ?= 2
 BIN := .venv/bin
@@ -26,10 +26,8 @@ help:
 	make clean   remove what was built and run (the committed notebooks stay)
 	TEXT
 
-book: .venv/.installed .book-started
-	@$(call step,data sets and models)
-	$(BIN)/attribook data
-	$(call step,notebooks)
+book: data .book-started
+	@$(call step,notebooks)
 	$(BIN)/attribook run --all -j $(JOBS) --since .book-started
 	$(call step,ledger)
 	drift=0
@@ -42,6 +40,10 @@ book: .venv/.installed .book-started
 	    echo "the claims above differ from the committed ledger; the book shows the fresh ones" >&2
 	    exit 1
 	fi
+
+data: .venv/.installed
+	@$(call step,data sets and models)
+	$(BIN)/attribook data --fetch
 
 # Notebooks run since this file was made count for an interrupted `make book` that goes on.
 .book-started: $(LIBRARY)
@@ -60,11 +62,11 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check --quiet src tests notebooks book
 	$(BIN)/ruff check --quiet src tests notebooks book
 
-unit: .venv/.installed
+unit: data
 	@$(call step,unit tests)
 	$(BIN)/pytest -q -n 2 -m "not browser and not network and not gpu" tests
 
-nbval: .venv/.installed
+nbval: data
 	@$(call step,notebooks against their references)
 	$(BIN)/pytest -q -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 900 notebooks
 
@@ -77,7 +79,7 @@ browser: html
 	bash .ci/browser
 	$(BIN)/pytest -q -m browser tests/book
 
-sweep: .venv/.installed
+sweep: data
 	@$(call step,sweep)
 	$(BIN)/attribook sweep -j $(JOBS)
 	$(BIN)/attribook ledger

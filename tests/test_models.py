@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attribook import models
-from attribook.data import locate, mnist5k, photos20
+from attribook.data import mnist5k, photos20
 from attribook.models import (
     MODELS,
     Recipe,
@@ -20,6 +20,7 @@ from attribook.models import (
     resolve_device,
     untrained,
 )
+from attribook.sources import locate
 
 LITES = ("lite0", "lite1", "lite2")
 SMALL = tuple(name for name in MODELS if name not in LITES)

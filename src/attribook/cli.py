@@ -150,15 +150,25 @@ def build():
 
 
 @main.command()
-def data():
+@click.option("--fetch", "fetching", is_flag=True, help="Get what is missing, without root.")
+def data(fetching):
     """List data sets and models: there or not, and where from; exit 1 when one is missing.
 
     \b
     attribook data
+    attribook data --fetch
     """
-    from attribook.data import inventory
+    from attribook import sources
 
-    rows = inventory()
+    rows = sources.inventory()
+    if fetching and (missing := [row.name for row in rows if not row.present]):
+        for name in missing:
+            click.echo(f"fetching {name} into {sources.cache_folder()}")
+            try:
+                sources.fetch(name)
+            except ValueError as error:
+                raise click.ClickException(str(error)) from error
+        rows = sources.inventory()
     for row in rows:
         state = "present" if row.present else "missing"
         click.echo(f"{row.name:16} {state:8} {row.size / 1e6:7.1f} MB  {row.where}")
@@ -178,7 +188,7 @@ def info():
 
     import torch
 
-    from attribook.data import cache_folder
+    from attribook.sources import cache_folder
 
     with _bad_input():
         root = _root()

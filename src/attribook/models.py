@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attribook.data import cache_folder, locate, mnist5k
+from attribook.data import mnist5k
+from attribook.sources import cache_folder, locate
 
 MIN_ACCURACY = 0.90  # on the 1,000 test digits; a network below it is not worth explaining
 
