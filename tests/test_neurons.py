@@ -4,14 +4,19 @@ from torch import nn
 
 from attribook import neurons, paths, toys
 from attribook.criteria import count_passes
+from attribook.methods import integrated_gradients
 from attribook.neurons import (
     central_step,
     conductance,
     conductance_by_differences,
+    inside_outside,
     neuron_flow,
+    passage,
+    patch_attributions,
     path_step,
     unit_step,
 )
+from attribook.pruning import pruned, pruned_tail
 from attribook.score import Score
 
 PATCH = torch.tensor([True, False, True, False, False])
@@ -100,3 +105,46 @@ def test_conductances_are_sums_of_the_flow_over_inputs_and_over_a_patch(case):  
     torch.testing.assert_close(flow[:, PATCH].sum(1), part, atol=1e-13, rtol=0)
     ig = paths.path_integral(score, paths.straight(x, x0))
     torch.testing.assert_close(flow.sum(2), ig, atol=1e-13, rtol=0)  # Eq. 5
+
+
+@pytest.mark.parametrize("at_once", [1, 2**21])
+def test_one_passage_gives_the_attributions_to_each_of_its_patches(case, at_once, monkeypatch):
+    score, x, x0 = case
+    monkeypatch.setattr(neurons, "ELEMENTS_A_PASS", at_once)
+    head, tail = score.split("act2")
+    patches = torch.stack([PATCH, ~PATCH, PATCH | True])
+    followed = passage(head, x[1:2], patches, x0[1:2], n_steps=20, rule=paths.midpoint)
+    got = patch_attributions(tail, followed)
+    for attributions, patch in zip(got, patches, strict=True):
+        expected = conductance(score, x, "act2", x0, patch, n_steps=20, rule=paths.midpoint)[1]
+        torch.testing.assert_close(attributions, expected, atol=1e-14, rtol=0)
+
+
+def test_a_pruned_tail_on_the_same_passage_gives_the_sums_of_the_pruned_network(case):
+    score, x, x0 = case
+    x, x0, keep = x[:1], x0[:1], torch.tensor([True, False, True, True, False, True])
+    head, tail = score.split("act2")
+    followed = passage(head, x, torch.stack([PATCH, ~PATCH]), x0, n_steps=10)
+    got = patch_attributions(pruned_tail(tail, keep), followed)
+    assert got[:, ~keep].abs().max() == 0
+    ig = integrated_gradients(pruned(score, "act2", keep), x, x0, n_steps=10)
+    expected = torch.cat(inside_outside(ig, PATCH))
+    torch.testing.assert_close(got.sum(1), expected, atol=1e-13, rtol=0)
+
+
+def test_a_passage_costs_the_head_a_pass_a_patch_and_each_tail_one_for_all_patches(case):
+    score, x, x0 = case
+    head, tail = score.split("act2")
+    with count_passes(score.model.dense1) as of_head, count_passes(score.model.dense3) as of_tail:
+        followed = passage(head, x[:1], torch.stack([PATCH, ~PATCH]), n_steps=10)
+        rows = of_head.forward_rows
+        for _ in range(3):
+            patch_attributions(tail, followed)
+    assert rows == of_head.forward_rows == 2 * 10 + 2  # the ends of the two paths, too
+    assert (of_tail.forward_rows, of_tail.backward_rows) == (30, 30)
+
+
+def test_a_passage_is_that_of_one_input(case):
+    score, x, _ = case
+    with pytest.raises(ValueError, match="one input, got 3"):
+        passage(score.split("act2")[0], x, PATCH[None])
