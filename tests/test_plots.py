@@ -80,6 +80,14 @@ def test_a_digit_is_dark_on_white(ax):
     assert colours_of(ax)[0].mean(-1).tolist() == [1.0, 0.0]
 
 
+def test_a_box_on_a_garment_and_on_its_map_runs_along_the_same_pixels(ax):
+    heel = (20, 8, 28, 20)
+    plots.digit(ax, torch.rand(1, 28, 28), boxes=[heel])
+    plots.outline(plots.attribution_map(ax, torch.randn(1, 28, 28), colourbar=False), [heel])
+    assert [p.get_bbox().extents.tolist() for p in ax.patches] == [[19.5, 7.5, 27.5, 19.5]] * 4
+    assert [p.get_edgecolor()[:3] for p in ax.patches] == [(1, 1, 1), (0, 0, 0)] * 2
+
+
 def test_a_curve_is_the_median_with_the_middle_half_around_it(ax):
     samples = torch.tensor([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0], [3.0, 13.0], [100.0, 14.0]])
     assert plots.curve(ax, [1, 2], samples, label="lrp") is ax
@@ -89,6 +97,18 @@ def test_a_curve_is_the_median_with_the_middle_half_around_it(ax):
     assert band[:, 1].min() == 1 and band[:, 1].max() == 13
     plots.curve(ax, [1, 2], samples, label="mean", centre=np.mean)
     assert ax.lines[1].get_ydata()[0] == pytest.approx(21.2)
+
+
+def test_a_band_is_what_its_function_of_the_samples_says(ax):
+    samples = np.array([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]])
+    for spread in (plots.extremes, plots.standard_error):
+        plots.curve(ax, [0, 1], samples, label="a", centre=np.mean, spread=spread)
+    extremes, error = (band.get_paths()[0].vertices[:, 1] for band in ax.collections)
+    assert (extremes.min(), extremes.max()) == (1, 6)
+    assert error.min() == pytest.approx(3 - (7 / 3) ** 0.5)  # variance 7 of three samples
+    assert error.max() == 5 == ax.lines[1].get_ydata()[1]
+    with pytest.raises(ValueError, match="one sample has no standard error"):
+        plots.curve(ax, [0, 1], samples[:1], label="a", spread=plots.standard_error)
 
 
 def test_curves_differ_in_colour_and_in_dashes(ax):
@@ -103,6 +123,139 @@ def test_a_curve_refuses_what_it_cannot_draw(ax):
         plots.curve(ax, np.arange(3), np.zeros((3, 2)), label="a")
     with pytest.raises(ValueError, match='curve "a" has 2 values that are not finite'):
         plots.curve(ax, np.arange(2), np.array([[np.nan, 1], [np.inf, 1]]), label="a")
+
+
+SQUARE = [(0, 0), (0, 1), (1, 1), (1, 0)]
+
+
+def product(points):
+    return points[:, 0] * points[:, 1]
+
+
+def heads_of(ax):
+    """The arrowheads as drawn: (heads, tail and tip, 2)."""
+    heads = [note for note in ax.texts if getattr(note, "arrow_patch", None)]
+    return np.array([[head.xyann, head.xy] for head in heads])
+
+
+def numbers_of(ax):
+    """The numbers on legs and their places."""
+    return {t.get_text(): t.get_position() for t in ax.texts if t.get_text().isdigit()}
+
+
+def test_paths_are_drawn_through_their_points_with_hollow_starts_and_filled_ends(ax):
+    t = torch.linspace(0, 1, 50)
+    curved = torch.stack([t, t**3], 1)
+    paths = {"axes": [(0, 0), (1, 0), (1, 1)], "straight": [(0, 0), (1, 1)], "curved": curved}
+    assert plots.paths_over(ax, product, paths, title="three paths") is ax
+    assert [line.get_label() for line in ax.lines] == list(paths)
+    assert len({line.get_color() for line in ax.lines}) == 3
+    for line, points in zip(ax.lines, paths.values(), strict=True):
+        assert np.allclose(np.unique(line.get_xydata(), axis=0), np.unique(points, axis=0))
+    starts, ends = ax.collections[-2:]
+    assert starts.get_offsets().tolist() == [[0, 0]] and ends.get_offsets().tolist() == [[1, 1]]
+    assert starts.get_facecolor()[0, 0] == 1 and ends.get_facecolor()[0, 0] == 0
+    assert ax.get_title() == "three paths" and ax.get_xlabel() == "$x_1$"
+
+
+def test_every_leg_has_an_arrowhead_along_it(ax):
+    t = np.linspace(0, 1, 50)
+    plots.paths_over(ax, product, {"detour": SQUARE, "curved": np.stack([t, t**3], 1)})
+    ways = np.diff(heads_of(ax), axis=1)[:, 0]
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    assert np.allclose(ways[:3], [(0, 1), (1, 0), (0, -1)])
+    assert len(ways) == 4 and (ways[3] > 0.3).all()  # one for the whole curve
+    assert not numbers_of(ax)
+
+
+def test_legs_are_numbered_where_their_order_could_not_be_seen(ax):
+    five = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 1)]
+    plots.paths_over(ax, product, {"five segments": five})
+    numbers = numbers_of(ax)
+    assert list(numbers) == ["1", "2", "3", "4", "5"]
+    for (x, y), one, other in zip(numbers.values(), five, five[1:], strict=False):
+        assert min(one[0], other[0]) <= x <= max(one[0], other[0])
+        assert min(one[1], other[1]) <= y <= max(one[1], other[1])
+
+
+def test_rounds_over_the_same_edges_are_a_spiral(ax):
+    plots.paths_over(ax, product, {"three rounds": [*SQUARE * 3, (0, 0), (1, 1)]})
+    drawn = ax.lines[0].get_xydata()
+    assert drawn[0].tolist() == [0, 0] and drawn[-1].tolist() == [1, 1]
+    assert ((drawn >= 0) & (drawn <= 1)).all()  # inwards
+    assert list(numbers_of(ax)) == [str(n) for n in range(1, 14)]
+    left = np.unique(drawn[drawn[:, 0] < 0.2][:, 0].round(9))
+    assert np.allclose(left, plots.LANE_WIDTH * np.arange(3))
+    steps = np.diff(drawn, axis=0)
+    slanted = np.abs(steps).min(1) > 1e-9
+    assert slanted.sum() == 1 and np.allclose(
+        *steps[slanted][0]
+    )  # the diagonal alone, still at 45°
+
+
+@pytest.mark.parametrize(
+    "points, lanes",
+    [
+        ([(0, 0.5), (1, 0.5), (0.2, 0.5), (0.6, 0.5)], [0, 1, 2]),  # there, back and there
+        (
+            [(0, 0), (0.4, 0), (0.4, 1), (0.5, 1), (0.5, 0), (1, 0)],
+            [0, 0, 0, 0, 0],
+        ),  # they meet not
+        ([(0, 0), (1, 0), (1, 1), (0, 0), (0.5, 0.5)], [0, 0, 0, 1]),  # through the middle
+        (SQUARE * 2, [0, 0, 0, 0, 1, 1, 1]),
+        ([(0, 0), (0.5, 0), (1, 0), (1, 1)], [0, 0]),  # no corner at (0.5, 0)
+        ([(0, 0), (0, 0), (1, 0), (1, 0)], [0]),
+        ([(1, 1), (1, 1)], []),  # it stays where it is
+    ],
+)
+def test_legs_over_one_stretch_take_lanes_of_their_own(ax, points, lanes):
+    assert plots._lanes(plots._legs(np.array(points, dtype=float))) == lanes
+    plots.paths_over(ax, product, {"path": points})
+    assert len(heads_of(ax)) == len(lanes)
+    drawn = ax.lines[0].get_xydata()
+    assert np.isfinite(drawn).all()
+    assert (drawn[[0, -1]] == [points[0], points[-1]]).all()
+
+
+def test_paths_make_way_for_each_other_and_keep_their_distance_in_any_box(ax):
+    box = ((-20, 20), (0, 1))
+    level = [(-20, 0), (20, 0)]
+    plots.paths_over(ax, product, {"one": level, "other": level[::-1]}, box=box)
+    one, other = (line.get_xydata() for line in ax.lines)
+    assert (one[:, 1] == 0).all()
+    assert other[1:-1, 1] == pytest.approx(plots.LANE_WIDTH)
+
+
+def test_a_closed_curve_has_no_lane_to_leave(ax):
+    angle = np.linspace(0, 2 * np.pi, 100)
+    circle = 0.5 + 0.4 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    plots.paths_over(ax, product, {"circle": circle, "again": circle})
+    assert np.allclose(ax.lines[0].get_xydata()[1:-1], circle)
+    assert len(heads_of(ax)) == 2 and not numbers_of(ax)
+
+
+def test_the_function_is_pale_and_darker_where_it_is_larger(ax):
+    plots.paths_over(ax, product, {"path": [(0, 0), (1, 1)]})
+    fills = ax.collections[0].get_facecolor()[:, :3].mean(1)
+    assert (np.diff(fills) < 0).all() and fills.min() > 0.75
+    lines = [mpl.colors.to_rgb(colour) for colour in plots.COLOURS]
+    assert max(np.dot(rgb, [0.299, 0.587, 0.114]) for rgb in lines) < 0.7  # seen in grey, too
+    before = len(ax.collections)
+    plots.paths_over(ax, lambda points: 0 * points[:, 0], {"path": [(0, 0), (1, 1)]})
+    assert len(ax.collections) == before + 2  # a constant has no level sets; start and end
+
+
+def test_paths_that_cannot_be_drawn_are_refused(ax):
+    with pytest.raises(ValueError, match='path "a" leaves the box .* pass a larger box='):
+        plots.paths_over(ax, product, {"a": [(0, 0), (1, 1.1)]})
+    with pytest.raises(ValueError, match='path "a" leaves the box'):
+        plots.paths_over(ax, product, {"a": [(0, 0), (1, np.nan)]})
+    with pytest.raises(ValueError, match=r'"a" must be two or more points \(n, 2\), got \(1, 2\)'):
+        plots.paths_over(ax, product, {"a": [(0, 0)]})
+    with pytest.raises(ValueError, match=r"\(rows, 2\) -> \(rows,\); 10201 rows gave \(10201, 2\)"):
+        plots.paths_over(ax, lambda points: points, {"a": [(0, 0), (1, 1)]})
+    with pytest.raises(ValueError, match="the function has 101 values that are not finite"):
+        plots.paths_over(ax, lambda points: 1 / points[:, 0], {"a": [(0, 0), (1, 1)]})
 
 
 def test_a_matrix_prints_three_digits_and_a_dash_for_nan(ax):
@@ -149,7 +302,7 @@ def test_a_grid_has_a_row_for_each_input_and_a_column_for_each_method(channels):
     assert [ax.get_title() for ax in axes[0]] == ["input", "gradient", "lrp"]
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["cat", "dog"]
     assert [ax.images[0].get_clim()[1] for ax in axes[:, 2]] == [9, 9]
-    assert len(axes[0, 0].patches) == (2 if channels == 3 else 0)
+    assert len(axes[0, 0].patches) == 2 and not axes[1, 0].patches  # white and black, once
     expected = maps["gradient"][1].sum(0)
     assert np.allclose(axes[1, 1].images[0].get_array(), expected)
     plt.close(fig)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count, pairwise
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from cycler import cycler
 from IPython import get_ipython
 from IPython.display import display
@@ -27,16 +29,26 @@ from attribook.data import GREY, PIXEL_SCALE, Box
 
 Array = np.ndarray | Tensor
 Numbers = Sequence[float | int]
+Spread = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # Okabe and Ito's colours, darkest contrasts first; the yellow is left out: too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 # Lines differ in grey, too.
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 SIGNED = mpl.colormaps["RdBu_r"].resampled(33)  # odd: zero is white; few: noisy maps stay light
+PALE = mpl.colors.LinearSegmentedColormap.from_list("pale", ["#FFFFFF", "#C9C9C9"])  # under lines
 PERCENTILE = 99.5  # of |attribution|: a few extreme pixels do not wash out the map
 DPI = 144
 MAP_DPI = 100  # noise does not compress well: grids of maps stay light
 TEXT, SMALL_TEXT = 9, 8  # points
+LANE_WIDTH = 0.03  # between paths over one stretch, as a share of the box
+NUMBER = {  # of a leg: in a white disc on it
+    "ha": "center",
+    "va": "center",
+    "fontsize": SMALL_TEXT,
+    "bbox": {"boxstyle": "circle,pad=0.02", "facecolor": "white", "edgecolor": "none"},
+}
+MIDDLE = np.array([0.503, 0.498])  # a little beside it: a line through the middle has a side, too
 STYLE = {
     "savefig.dpi": "figure",
     "figure.facecolor": "white",
@@ -144,9 +156,19 @@ def photo(
     return _bare(ax, title)
 
 
-def digit(ax: Axes, image: Float[Array, "1 height width"], *, title: str | None = None) -> Axes:
-    """The Axes with a digit as dark ink on white; values outside [0, 1] are cut off."""
+def digit(
+    ax: Axes,
+    image: Float[Array, "1 height width"],
+    *,
+    boxes: Sequence[Box] = (),
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a digit (or a garment) as dark ink on white, and boxes around parts of it.
+
+    Values outside [0, 1] are cut off.
+    """
     ax.imshow(_array(image)[0], "gray_r", vmin=0, vmax=1, interpolation="nearest")
+    outline(ax, boxes)
     return _bare(ax, title)
 
 
@@ -160,6 +182,25 @@ def outline(ax: Axes, boxes: Sequence[Box]) -> Axes:
     return ax
 
 
+def middle_half(samples: Real[np.ndarray, "samples points"]) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper quartile of the samples at each point."""
+    low, high = np.percentile(samples, (25, 75), axis=0)
+    return low, high
+
+
+def standard_error(samples: Real[np.ndarray, "samples points"]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean at each point, less and plus its standard error."""
+    if len(samples) < 2:
+        raise ValueError("one sample has no standard error; pass more, or spread=extremes")
+    mean, error = samples.mean(0), samples.std(0, ddof=1) / len(samples) ** 0.5
+    return mean - error, mean + error
+
+
+def extremes(samples: Real[np.ndarray, "samples points"]) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest sample at each point."""
+    return samples.min(0), samples.max(0)
+
+
 def curve(
     ax: Axes,
     x: Real[Array, " points"] | Numbers,
@@ -167,10 +208,12 @@ def curve(
     *,
     label: str,
     centre: Callable = np.median,
+    spread: Spread = middle_half,
 ) -> Axes:
-    """The Axes with the samples' centre as a line and a band that holds the middle half of them.
+    """The Axes with the samples' centre as a line and their spread as a band: the middle half of them.
 
-    A sample that is NaN is an error, not a gap. `centre=np.mean` where the paper reports means.
+    A sample that is NaN is an error, not a gap. `centre=np.mean` where the paper reports means;
+    with it `spread=standard_error`, or `extremes` where the samples are few.
     """
     x, samples = _array(x), _array(samples)
     if samples.ndim != 2 or samples.shape[1] != len(x):
@@ -178,8 +221,41 @@ def curve(
     _finite(samples, f'curve "{label}"')
     with style():
         (line,) = ax.plot(x, centre(samples, axis=0), label=label)
-    low, high = np.percentile(samples, (25, 75), axis=0)
+    low, high = spread(samples)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    return ax
+
+
+def paths_over(
+    ax: Axes,
+    function: Callable[[Tensor], Tensor],
+    paths: dict[str, Real[Array, "_ 2"] | Sequence[Numbers]],
+    *,
+    box: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0)),
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a function of two variables in pale grey, the darker the larger, and paths over it.
+
+    Paths are points in order, by label, from a hollow circle to a filled one, with an arrowhead on
+    every leg from corner to corner. A straight leg that retraces another is drawn beside it, and
+    the legs of a path that returns to one of its corners are numbered. `function`: (rows, 2) ->
+    (rows,); `box`: the ends of both variables.
+    """
+    low, high = np.array(box, dtype=float).T
+    _contours(ax, function, low, high)
+    points = {label: _inside(path, label, low, high) for label, path in paths.items()}
+    legs = {label: _legs((path - low) / (high - low)) for label, path in points.items()}
+    lanes = iter(_lanes([leg for own in legs.values() for leg in own]))
+    for label, own in legs.items():
+        taken = [next(lanes) for _ in own]
+        moved = [low + leg * (high - low) for leg in _apart(own, taken)]
+        colour = _draw_path(ax, label, points[label][[0, -1]], moved)
+        _mark_legs(ax, moved, taken, colour, numbered=_returns(own))
+    ax.set(xlabel="$x_1$", ylabel="$x_2$")
+    ax.set_box_aspect(1)
+    ax.grid(False)
+    if title is not None:
+        ax.set_title(title)
     return ax
 
 
@@ -234,10 +310,8 @@ def map_grid(
     """
     fig, axes = subplots(len(inputs), 1 + len(maps), size=(1.45, 1.5), dpi=MAP_DPI)
     for i, (row, image) in enumerate(zip(axes, inputs, strict=True)):
-        if len(image) == 3:
-            photo(row[0], image, boxes=boxes[i] if boxes else ())
-        else:
-            digit(row[0], image)
+        draw = photo if len(image) == 3 else digit
+        draw(row[0], image, boxes=boxes[i] if boxes else ())
         row[0].set_ylabel(row_labels[i])
         for ax, (method, attributions) in zip(row[1:], maps.items(), strict=True):
             limit = (limits or {}).get(method)
@@ -291,6 +365,125 @@ def _bare(ax: Axes, title: str | None) -> Axes:
     if title is not None:
         ax.set_title(title)
     return ax
+
+
+def _contours(ax: Axes, function: Callable, low: np.ndarray, high: np.ndarray) -> None:
+    """A function's level sets on a box, filled in pale grey and labelled."""
+    xs, ys = (np.linspace(*ends, 101) for ends in zip(low, high, strict=True))
+    grid = np.stack(np.meshgrid(xs, ys), -1)  # (rows, columns, 2)
+    with torch.no_grad():
+        values = _array(function(torch.from_numpy(grid.reshape(-1, 2))))
+    if values.size != 101**2:
+        raise ValueError(
+            f"the function must be (rows, 2) -> (rows,); {101**2} rows gave {values.shape}"
+        )
+    _finite(values, "the function")
+    values = values.reshape(101, 101)
+    if np.ptp(values) > 1e-9 * np.abs(values).max():  # else a constant, which has no level sets
+        filled = ax.contourf(xs, ys, values, levels=6, cmap=PALE)
+        within = [level for level in filled.levels if values.min() < level < values.max()]
+        lines = ax.contour(xs, ys, values, within, colors="#999999", linestyles="-", linewidths=0.6)
+        ax.clabel(lines, fmt="%.3g", colors="#666666", fontsize=SMALL_TEXT - 1)
+    (left, bottom), (right, top) = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _inside(path, label: str, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """A path's points, found to be in the box."""
+    points = _array(path).astype(float)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
+        raise ValueError(f'path "{label}" must be two or more points (n, 2), got {points.shape}')
+    if not ((points >= low - 1e-9) & (points <= high + 1e-9)).all():  # NaN is not inside
+        raise ValueError(f'path "{label}" leaves the box from {low} to {high}; pass a larger box=')
+    return points
+
+
+def _legs(points: np.ndarray) -> list[np.ndarray]:
+    """The parts of a path between corners, the points where it turns by 20 degrees or more."""
+    stays = np.linalg.norm(np.diff(points, axis=0), axis=1) < 1e-9
+    points = points[np.append(True, ~stays)]
+    steps = np.diff(points, axis=0)
+    along = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    turns = (along[1:] * along[:-1]).sum(1) < np.cos(np.radians(20))
+    corners = [0, *np.flatnonzero(turns) + 1, len(points) - 1]
+    return [points[a : b + 1] for a, b in pairwise(corners) if a < b]
+
+
+def _lanes(legs: Sequence[np.ndarray]) -> list[int]:
+    """The lane of each leg: the first that no earlier leg over the same stretch has taken."""
+    lanes: list[int] = []
+    for leg in legs:
+        taken = {lane for other, lane in zip(legs, lanes, strict=False) if _overlap(leg, other)}
+        lanes.append(next(lane for lane in count() if lane not in taken))
+    return lanes
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two legs lie on one straight line and share a stretch of it."""
+    start, step = one[0], one[-1] - one[0]
+    if np.allclose(step, 0):  # a closed curve
+        return False
+    along, across = step / np.linalg.norm(step), _normal(one)
+    if max(np.abs((leg - start) @ across).max() for leg in (one, other)) > 1e-6:
+        return False
+    (a, b), (c, d) = (np.sort((leg[[0, -1]] - start) @ along) for leg in (one, other))
+    return bool(min(b, d) - max(a, c) > 1e-6)
+
+
+def _apart(legs: Sequence[np.ndarray], lanes: Sequence[int]) -> list[np.ndarray]:
+    """The legs beside each other in their lanes, joined again at the corners."""
+    shifts = [
+        LANE_WIDTH * lane * _normal(leg) if lane else np.zeros(2)
+        for leg, lane in zip(legs, lanes, strict=True)
+    ]
+    moved = [leg + shift for leg, shift in zip(legs, shifts, strict=True)]
+    for i, (one, other) in enumerate(pairwise(legs)):
+        sides = np.stack([_normal(one[-2:]), _normal(other[:2])])
+        if abs(np.linalg.det(sides)) > 0.1:  # else it turns back: the gap is closed by a short step
+            across = (sides * shifts[i : i + 2]).sum(1)
+            moved[i][-1] = moved[i + 1][0] = other[0] + np.linalg.solve(sides, across)
+    return moved
+
+
+def _normal(leg: np.ndarray) -> np.ndarray:
+    """The unit vector across a leg towards the middle of the unit square, whatever its direction."""
+    right, up = leg[-1] - leg[0]
+    across = np.array([-up, right]) / np.hypot(right, up)
+    return across * np.sign(across @ (MIDDLE - leg[0]))
+
+
+def _returns(legs: Sequence[np.ndarray]) -> bool:
+    """Whether a path comes back to a corner or an end, so that the order of its legs is unclear."""
+    corners = np.array([leg[0] for leg in legs] + [leg[-1] for leg in legs[-1:]])
+    return len(legs) > 1 and len(np.unique(corners.round(6), axis=0)) < len(corners)
+
+
+def _draw_path(ax: Axes, label: str, ends: np.ndarray, legs: Sequence[np.ndarray]) -> str:
+    """The colour in which the Axes draws a path's legs as one line, with its two ends."""
+    with style():
+        (line,) = ax.plot(*np.concatenate([ends[:1], *legs, ends[1:]]).T, label=label)
+    for end, inside, area in zip(ends, ("white", "black"), (60, 24), strict=True):
+        ax.scatter(*end, s=area, facecolor=inside, edgecolor="black", zorder=4)
+    return line.get_color()
+
+
+def _mark_legs(
+    ax: Axes, legs: Sequence[np.ndarray], lanes: Sequence[int], colour: str, numbered: bool
+) -> None:
+    """An arrowhead on each leg and, where wanted, its number; not side by side in neighbouring lanes."""
+    head = {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 0, "shrinkB": 0, "linewidth": 0}
+    for number, (leg, lane) in enumerate(zip(legs, lanes, strict=True), start=1):
+        place = 0.5 + 0.12 * ((lane + 2) % 5 - 2)
+        spot, tail, tip = _along(leg, [place - 0.1, place - 0.01, place])
+        ax.annotate("", tip, tail, arrowprops=head | {"color": colour})
+        if numbered:
+            ax.text(*spot, str(number), color=colour, **NUMBER)
+
+
+def _along(leg: np.ndarray, places: Sequence[float]) -> np.ndarray:
+    """The points at these shares of a leg's length."""
+    lengths = np.append(0, np.linalg.norm(np.diff(leg, axis=0), axis=1).cumsum())
+    return np.stack([np.interp(np.array(places) * lengths[-1], lengths, c) for c in leg.T], 1)
 
 
 def _finite(values: np.ndarray, what: str) -> None:
