@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "pruning": {"score"},
     "rivals": LIBRARY | {"baselines", "methods", "axioms"},
     "neurons": LIBRARY | {"baselines", "methods"},
+    "lipschitz": LIBRARY,
     "toys": set(),
     "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
     "sources": set(),
