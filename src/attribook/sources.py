@@ -20,8 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import pooch
-
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -139,6 +137,8 @@ def from_debian(distribution: str, folder: str, scratch: Path) -> Path:
 
 def from_web(addresses: list[str], scratch: Path) -> Path:
     """A folder with what is at these addresses."""
+    import pooch  # here: it looks for a notebook's widgets, and warns in one that has none
+
     folder = scratch / "downloads"
     folder.mkdir()
     download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty())
