@@ -8,9 +8,11 @@ from torch.testing import assert_close
 
 from attribook.axioms import completeness_gap, dummy_gap, linearity_gap, ndp_gap
 from attribook.paths import is_monotone
-from attribook.polynomials import monomial, random_polynomial
+from attribook.polynomials import SideBySide, monomial, random_polynomial
 from attribook.rivals import (
+    AXIOMS,
     RIVALS,
+    Trials,
     any_monotone,
     ensemble_method,
     ig_plus_mixed_derivative,
@@ -19,9 +21,12 @@ from attribook.rivals import (
     random_detour,
     random_ensemble,
     rounds,
+    three_axioms,
 )
 from attribook.score import Score
 from attribook.toys import random_mlp
+
+THREE = ("completeness", "linearity", "dummy")
 
 
 def box(generator, n_features, rows=20):
@@ -29,13 +34,13 @@ def box(generator, n_features, rows=20):
 
 
 @pytest.mark.parametrize("n_features", [2, 3, 4])
-def test_any_monotone_path_is_monotone_and_exact_with_32_nodes(n_features, generator):
+def test_any_monotone_path_is_monotone_and_exact_with_16_nodes(n_features, generator):
     x, x0 = box(generator, n_features)
     score = Score(random_polynomial(generator, n_features, 4))
     for _ in range(20):
         make_path = any_monotone(generator, n_features)
         assert is_monotone(make_path(x, x0)).all()
-        gap = completeness_gap(path_method(make_path, 32)(score, x, x0), score, x, x0)
+        gap = completeness_gap(path_method(make_path, 16)(score, x, x0), score, x, x0)
         assert gap.abs().max() < 1e-12
 
 
@@ -46,16 +51,40 @@ def test_a_random_ensemble_keeps_the_axioms_of_its_paths(make, generator):
     weights, paths = random_ensemble(generator, 3, make)
     assert 2 <= len(weights) == len(paths) <= 12
     assert min(weights) > 0 and sum(weights) == pytest.approx(1, abs=1e-15)
-    method = ensemble_method(weights, paths, n_steps=32)
+    method = ensemble_method(weights, paths, n_steps=16)
     assert completeness_gap(method(one, x, x0), one, x, x0).abs().max() < 1e-12
     assert linearity_gap(method, one, other, 0.7, -1.3, x, x0).max() < 1e-12
     assert dummy_gap(method, one, 1, x, x0).max() == 0
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_three_axioms_at_once_are_the_three_one_by_one(name, generator):
+    x, x0 = box(generator, 2, rows=4)
+    functions = [random_polynomial(generator, 2, 3) for _ in range(4)]
+    one, other = (Score(SideBySide(f)) for f in (functions, functions[::-1]))
+    at_once = three_axioms(RIVALS[name], Trials(one, other, x, x0))
+    alone = [AXIOMS[axiom](RIVALS[name], Trials(one, other, x, x0)) for axiom in THREE]
+    assert_close(at_once[0], alone[0], atol=1e-13, rtol=0)
+    assert_close(at_once[2], alone[2], atol=1e-13, rtol=0)
+    assert (at_once[1] <= alone[1] + 1e-13).all() and at_once[1].max() < 1e-12
+
+
+def test_a_method_that_is_not_linear_is_found_out_by_the_one_call(generator):
+    x, x0 = box(generator, 2, rows=4)
+    one, other = (Score(random_polynomial(generator, 2, 3)) for _ in range(2))
+    trials = Trials(one, other, x, x0)
+    squared = lambda score, x, x0: RIVALS["Shapley"](score, x, x0) ** 2  # noqa: E731
+    assert three_axioms(squared, trials)[1].max() > 0.05
+    exact = (2 * squared(one, x, x0) - squared(other, x, x0) / 2).sub(
+        squared(Score(lambda y: 2 * one(y) - other(y) / 2), x, x0)
+    )
+    assert_close(three_axioms(squared, trials)[1], exact.abs().amax(1))
+
+
 def test_monotone_ensembles_keep_ndp_and_detours_do_not(generator):
     growing = Score(random_polynomial(generator, 2, 4, low=0))
     x = torch.ones(1, 2, dtype=torch.float64)
-    monotone = ensemble_method(*random_ensemble(generator, 2), n_steps=32)
+    monotone = ensemble_method(*random_ensemble(generator, 2), n_steps=16)
     assert ndp_gap(monotone(growing, x, 0 * x)) == 0
     detour = RIVALS["five segments"](Score(monomial(1, 2)), x, 0 * x)
     assert_close(ndp_gap(detour), x.new_tensor([2 / 3]))
