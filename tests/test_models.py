@@ -175,8 +175,8 @@ def test_multipliers_scale_all_but_stem_head_and_end_groups(name, blocks, width)
 @pytest.mark.parametrize("size", range(5, 13))
 @pytest.mark.parametrize("kernel, stride", [(1, 1), (3, 1), (3, 2), (5, 1), (5, 2)])
 def test_same_convolution_pads_by_definition(size, kernel, stride):
-    conv = SameConv2d(1, 1, kernel, stride, bias=False)
-    x = torch.randn(1, 1, size, size + 1, generator=torch.Generator().manual_seed(0))
+    conv = SameConv2d(1, 1, kernel, stride, bias=False).double()
+    x = torch.randn(1, 1, size, size + 1, generator=torch.Generator().manual_seed(0)).double()
     y = conv(x)
     assert y.shape[-2:] == (math.ceil(size / stride), math.ceil((size + 1) / stride))
     # padded by hand, with room to spare below: only the offset above and to the left matters
