@@ -353,3 +353,78 @@ def sensitivity_n_brute(score, x, xb, attributions, n: int) -> float:
         point[removed] = xb[removed]
         violations.append(abs(attributions[removed].sum() - (score(x) - score(point))))
     return max(violations)
+
+
+# --- paths and hidden neurons ---------------------------------------------------------------------
+
+
+def difference(function, at: float, h: float = 1e-3):
+    """The derivative of a function of one number, by differences of fourth order."""
+    ahead, far_ahead = function(at + h), function(at + 2 * h)
+    back, far_back = function(at - h), function(at - 2 * h)
+    return (8 * (ahead - back) - (far_ahead - far_back)) / (12 * h)
+
+
+def slopes(score, point) -> np.ndarray:
+    """dF/dy_i at a point, one feature after another."""
+    units = np.eye(len(point))
+    return np.array([difference(lambda h, e=e: score(point + h * e), 0.0) for e in units])
+
+
+def unit_interval(n: int):
+    """The Gauss-Legendre nodes of [0, 1] with their weights, one pair after another."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return zip((nodes + 1) / 2, weights / 2, strict=True)
+
+
+def segment(start, end):
+    """The straight piece s -> start + s (end - start)."""
+    start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    return lambda s: start + s * (end - start)
+
+
+def path_attributions(score, pieces, n: int = 12) -> np.ndarray:
+    """sum over pieces and nodes of dF/dy_i dgamma_i/ds, both by differences.   [integrated, Eq. 1]
+
+    `pieces` are smooth functions of s in [0, 1], each beginning where the one before it ends.
+    """
+    total = 0
+    for piece in pieces:
+        for s, weight in unit_interval(n):
+            total = total + weight * slopes(score, piece(s)) * difference(piece, s)
+    return total
+
+
+def axis_order(score, x, xb, order) -> np.ndarray:
+    """What each feature adds when the features move from xb to x one after another."""
+    point, added = np.array(xb, dtype=np.float64), np.zeros(len(x))
+    for i in order:
+        before = score(point)
+        point[i] = x[i]
+        added[i] = score(point) - before
+    return added
+
+
+def chords(path, n: int = 4000) -> tuple[float, bool]:
+    """The length of n chords of a curve t -> point, and whether no feature goes both ways."""
+    points = np.array([path(k / n) for k in range(n + 1)])
+    steps = np.diff(points, axis=0)
+    both_ways = ((steps > 1e-12).any(0) & (steps < -1e-12).any(0)).any()
+    return sum(np.sqrt((step**2).sum()) for step in steps), not both_ways
+
+
+def flow(head, tail, x, xb, n: int = 12) -> np.ndarray:
+    """IG_{i,j}, input by input and neuron by neuron.   [integrated, Eq. 4]
+
+    `head` takes a vector of inputs to a vector of neurons, `tail` that to a number; both are only
+    evaluated, never differentiated but by differences.
+    """
+    total = np.zeros((len(x), len(head(x))))
+    for s, weight in unit_interval(n):
+        point = xb + s * (x - xb)
+        of_neuron = slopes(tail, head(point))
+        for i, unit in enumerate(np.eye(len(x))):
+            of_input = difference(lambda h, e=unit, p=point: head(p + h * e), 0.0)
+            for j, slope in enumerate(of_neuron):
+                total[i, j] += weight * (x[i] - xb[i]) * slope * of_input[j]
+    return total

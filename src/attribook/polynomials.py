@@ -20,8 +20,8 @@ class Polynomial:
     """sum_k c_k prod_i y_i^k_i, as the coefficient of each tuple of exponents.
 
     Called with (rows, features) it returns (rows,), so `Score(polynomial)` explains it; autograd is
-    right to any order, at zeros too. Coefficients stay as they are given: with fractions, sums,
-    products, derivatives and `at` are exact.
+    right to any order, at zeros and in forward mode too. Coefficients stay as they are given: with
+    fractions, sums, products, derivatives and `at` are exact.
     """
 
     terms: Mapping[Exponents, Number]
@@ -48,10 +48,6 @@ class Polynomial:
 
     def __call__(self, points: Float[Tensor, "rows features"]) -> Float[Tensor, " rows"]:
         """The value at each point."""
-        if points.shape[1] != self.n_features:
-            raise ValueError(
-                f"points have {points.shape[1]} features, the polynomial has {self.n_features}"
-            )
         coefficients = points.new_tensor([float(c) for c in self.terms.values()])
         return coefficients @ _monomials(list(self.terms), points)
 
@@ -176,6 +172,7 @@ def exact_attributions(
     A_i = int_0^1 dF/dy_i(p + t (q - p)) (q_i - p_i) dt [integrated, Eq. 1], with the integrand
     expanded as a polynomial in t and integrated term by term, in fractions.
     """
+    polynomial = Polynomial({exponents: Fraction(c) for exponents, c in polynomial.terms.items()})
     corners = [[Fraction(y) for y in point] for point in points]
     return [
         tuple(
@@ -209,11 +206,15 @@ def _monomials(
 ) -> Float[Tensor, "terms rows"]:
     """prod_i y_i^k_i for each tuple of exponents, at each point."""
     exponents = torch.tensor(terms, device=points.device)
-    powers = [torch.ones_like(points)]  # products, not pow: its second derivative at 0 is NaN
+    if points.shape[1] != exponents.shape[1]:
+        raise ValueError(
+            f"points have {points.shape[1]} features, the polynomial has {exponents.shape[1]}"
+        )
+    powers = [points**0]  # then products, for higher derivatives of pow and Tensor.prod fail at 0
     for _ in range(int(exponents.max())):
         powers.append(powers[-1] * points)
     features = torch.arange(points.shape[1], device=points.device)
-    return torch.stack(powers)[exponents, :, features].prod(1)  # of (terms, features, rows)
+    return prod(torch.stack(powers)[exponents, :, features].unbind(1))  # of (terms, rows) each
 
 
 def _lowered(exponents: Exponents, feature: int) -> Exponents:
