@@ -17,7 +17,7 @@ ELEMENTS_A_PASS = 2**21  # input numbers in one forward pass; bounds the memory 
 
 
 class NonFiniteGradient(ValueError):
-    """The gradient is infinite or NaN at a node of the path."""
+    """The gradient, or the path's velocity, is infinite or NaN at a node of the path."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Path:
     """A curve t -> (point, velocity) for t in [0, 1], smooth between its corners.
 
     `at` takes nodes of shape (nodes,) and returns two tensors of shape (nodes, batch, *features);
-    `end` is its end point. Integration goes from corner to corner, so that no rule straddles one;
-    at a corner itself the velocity is that of the piece before. `numbers` is how many numbers one
-    node puts through a model, where that is more than its point holds.
+    `end` is its end point. Integration goes from corner to corner, so that no rule straddles one, and
+    takes the ends of a piece from inside it; at a corner itself the velocity is that of either side.
+    `numbers` is how many numbers one node puts through a model, if that is more than its point holds.
     """
 
     at: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -58,7 +58,7 @@ def polyline(points: Sequence[Float[Tensor, "batch *features"]]) -> Path:
     corners = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
-        here = (torch.searchsorted(corners, t.cpu()) - 1).clamp(min=0)  # the piece that t ends
+        here = (torch.searchsorted(corners, t.cpu()) - 1).clamp(0, pieces - 1)  # what t ends
         within = (t.cpu() - corners[here]) * pieces
         start, end = points[here.to(points.device)], points[here.to(points.device) + 1]
         within = within.to(points).view(-1, *[1] * (points.dim() - 1))
@@ -95,7 +95,7 @@ def power(
     """
     if not (exponents > 0).all():
         raise ValueError(f"exponents must be > 0 for the path to leave the baseline: {exponents}")
-    difference, exponents = inputs - baseline, 4 * exponents
+    difference, exponents = inputs - baseline, 4 * exponents.to(inputs)
 
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
         s = s.to(inputs).view(-1, *[1] * inputs.dim())
@@ -119,11 +119,16 @@ def curve(
 
 
 def joined(*paths: Path) -> Path:
-    """One path after another; each must start where the one before ends."""
-    ends = [path.at(torch.zeros(1, dtype=torch.float64))[0][0] for path in paths]
-    for before, start in zip(paths, ends[1:], strict=False):
-        if not torch.allclose(before.end, start, rtol=0, atol=1e-12):
-            raise ValueError("a path must start where the one before it ends")
+    """One path after another; each must start where the one before ends, up to rounding."""
+    if not paths:
+        raise ValueError("joined() needs one path or more, got none")
+    for before, path in zip(paths, paths[1:], strict=False):
+        start = path.at(torch.zeros(1, dtype=torch.float64))[0][0]
+        gap, size = (start - before.end).abs().max(), before.end.abs().max() + start.abs().max()
+        if not gap <= 1e3 * torch.finfo(start.dtype).eps * size:
+            raise ValueError(
+                f"a path must start where the one before it ends, got a gap of {float(gap):.3g}"
+            )
     share = 1 / len(paths)
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +160,7 @@ def reclocked(path: Path, clock: Callable[[Tensor], Tensor]) -> Path:
     corners = torch.tensor(path.corners, dtype=torch.float64)
 
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
-        here = (torch.searchsorted(corners, s) - 1).clamp(min=0)
+        here = (torch.searchsorted(corners, s) - 1).clamp(0, len(corners) - 2)
         start, width = corners[here], corners[here + 1] - corners[here]
         within = (s - start) / width
         t, pace = torch.func.jvp(clock, (within,), (torch.ones_like(within),))
@@ -173,7 +178,8 @@ def with_corners(
     """The path with a corner wherever one of the switches changes sign, found by bisection.
 
     For functions with kinks: quadrature then never straddles one. Crossings closer together than
-    one of `n_samples` steps of a piece can be missed; a switch that is zero is not a crossing.
+    one of `n_samples` steps of a piece can be missed; a switch that stays zero, or touches zero and
+    turns back, is not a crossing.
     """
 
     def values(t: Tensor) -> Tensor:
@@ -192,7 +198,8 @@ def with_corners(
             middle = (low + high) / 2
             same = (values(middle)[each, row, switch].sign() == below).cpu()
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-        found += [*low.tolist(), *t[1:-1][(signs[1:-1] == 0).flatten(1).any(1).cpu()].tolist()]
+        on_sample = (signs[1:-1] == 0) & (signs[:-2] != signs[2:])
+        found += [*low.tolist(), *t[1:-1][on_sample.flatten(1).any(1).cpu()].tolist()]
     return replace(path, corners=sorted(set(found)))
 
 
@@ -262,7 +269,7 @@ def path_integral(
 
     R_i = int_0^1 dS/dx_i(path(t)) path_i'(t) dt       [integrated, Eq. 1; gradient, Eq. 19]
     Costs one forward and one backward pass a node, in batches of bounded size; weights and sums are
-    float64. Raises NonFiniteGradient, naming the node, where the gradient is not finite.
+    float64. Raises NonFiniteGradient, naming the node, where a term of the sum is not finite.
     """
     nodes, weights = _composite(rule or gauss_legendre, n_steps, path.corners)
     at_once = max(1, ELEMENTS_A_PASS // max(path.end.numel(), path.numbers))
@@ -270,12 +277,12 @@ def path_integral(
     for t, weight in zip(nodes.split(at_once), weights.split(at_once), strict=True):
         points, velocities = path.at(t)
         gradient = plain_gradient(score, points.flatten(0, 1)).view_as(points)
-        terms = (gradient * velocities).to(torch.float64)
+        terms = (gradient * velocities.detach()).to(torch.float64)
         total += torch.tensordot(weight.to(total), terms, dims=1)
         if not torch.isfinite(total).all():
             raise NonFiniteGradient(
-                f"the gradient is not finite at alpha = {_first_bad(t, gradient):g} on the path;"
-                " choose a rule without that node (gauss_legendre, midpoint) or another baseline"
+                f"gradient times velocity is not finite at alpha = {_first_bad(t, terms):g} on the"
+                " path; choose a rule without that node (gauss_legendre, midpoint) or another baseline"
             )
     return total.to(path.end.dtype)
 
@@ -293,7 +300,7 @@ def ensemble_integral(
     path integrals together.
     """
     weights = torch.tensor([weight for weight, _ in ensemble], dtype=torch.float64)
-    if not len(weights) or (weights < 0).any() or abs(weights.sum() - 1) > 1e-12:
+    if not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-12:  # NaN is refused, too
         raise ValueError(
             f"the weights of an ensemble are >= 0 and add up to 1, got {weights.tolist()},"
             f" sum {weights.sum():.6g}; divide them by their sum"
@@ -331,9 +338,9 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     return (nodes + 1) / 2, weights / 2
 
 
-def _first_bad(t: Tensor, gradient: Tensor) -> float:
-    """The first node at which the gradient is not finite."""
-    return float(t[~torch.isfinite(gradient).flatten(1).all(1).cpu()][0])
+def _first_bad(t: Tensor, terms: Tensor) -> float:
+    """The first node at which a term is not finite."""
+    return float(t[~torch.isfinite(terms).flatten(1).all(1).cpu()][0])
 
 
 def _count(n: int) -> int:
@@ -346,4 +353,8 @@ def _composite(rule: Rule, n: int, corners: Sequence[float]) -> tuple[Tensor, Te
     nodes, weights = rule(n)
     starts, ends = np.array(corners[:-1])[:, None], np.array(corners[1:])[:, None]
     nodes, weights = starts + nodes * (ends - starts), weights * (ends - starts)
+    inside = 1e-12 * (ends - starts)  # at a corner between pieces: each is asked from its own side
+    lowest, highest = starts + inside, ends - inside
+    lowest[0], highest[-1] = starts[0], ends[-1]
+    nodes = np.clip(nodes, lowest, highest)
     return torch.from_numpy(nodes.ravel()), torch.from_numpy(weights.ravel())
