@@ -328,11 +328,13 @@ def each(functions: Sequence[Function]) -> Function:
     """The function that is functions[r % len(functions)] on row r of its inputs.
 
     So a batch whose length is a multiple of theirs explains many functions in the passes of one.
+    Networks of one class, (rows, 1), count as functions.
     """
 
     def applied(x: Tensor) -> Tensor:
         rows = x.unflatten(0, (-1, len(functions)))
-        return torch.stack([f(rows[:, i]) for i, f in enumerate(functions)], 1).flatten()
+        values = [f(rows[:, i]).view(len(rows)) for i, f in enumerate(functions)]
+        return torch.stack(values, 1).flatten()
 
     return applied
 
