@@ -83,15 +83,15 @@ def conductance_by_differences(
     mask = 1 if patch is None else check_mask(patch, inputs).to(inputs)
     before, after, factor = (step or unit_step)(difference * mask, n_steps)
     with torch.no_grad():
-        total = torch.zeros_like(head(inputs), dtype=torch.float64)
+        total = torch.zeros_like(head(inputs.clone()), dtype=torch.float64)
     at_once = max(1, ELEMENTS_A_PASS // max(inputs.numel(), total.numel()))
     for t in torch.from_numpy(right(n_steps)[0]).to(inputs).split(at_once):
         points = baseline + t.view(-1, *[1] * inputs.dim()) * difference
         with torch.no_grad():
-            hidden = head(points.flatten(0, 1))
-            start = hidden if before is None else head((points + before).flatten(0, 1))
-            change = head((points + after).flatten(0, 1)) - start
-        terms = plain_gradient(tail, hidden) * change
+            ahead = head((points + after).flatten(0, 1))
+            back = None if before is None else head((points + before).flatten(0, 1))
+            hidden = head(points.flatten(0, 1))  # the last, for a head may work in place
+        terms = plain_gradient(tail, hidden) * (ahead - (hidden if back is None else back))
         total += terms.unflatten(0, (len(t), -1)).sum(0, dtype=torch.float64)
     return total.to(inputs) * factor.view(-1, *[1] * (total.dim() - 1))
 
@@ -133,13 +133,13 @@ def neuron_flow(
     inputs, baseline = check_inputs(inputs, baseline)
     head, tail = score.split(layer)
     with torch.no_grad():
-        neurons = head(inputs[:1]).numel()
+        neurons = head(inputs[:1].clone()).numel()
     if (size := inputs[0].numel() * neurons) > MOST_FLOWS:
         raise ValueError(
             f"{inputs[0].numel()} inputs times {neurons} neurons are {size} flows, at most"
             f" {MOST_FLOWS}; conductance() with a patch gives sums of them without the Jacobian"
         )
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda x: head(x[None])[0].flatten()))
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda x: head(x[None].clone())[0].flatten()))
     difference, total = inputs - baseline, 0
     for t, weight in zip(*(rule or gauss_legendre)(n_steps), strict=True):
         point = baseline + float(t) * difference
@@ -175,6 +175,8 @@ def passage(
     inputs, baseline = check_inputs(inputs, baseline)
     if len(inputs) != 1:
         raise ValueError(f"a passage is that of one input, got {len(inputs)}; pass x[i : i + 1]")
+    missing = [1] * (inputs.dim() - patches.dim())  # channels, over which a patch broadcasts
+    patches = patches.view(len(patches), *missing, *patches.shape[1:])
     path = image(head, straight(inputs.expand(len(patches), *inputs.shape[1:]), baseline), patches)
     t, weights = map(torch.from_numpy, (rule or gauss_legendre)(n_steps))
     pieces = [path.at(some) for some in t.split(max(1, ELEMENTS_A_PASS // path.numbers))]

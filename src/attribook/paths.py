@@ -217,18 +217,29 @@ def image(
     """
     mask = 1 if patch is None else check_mask(patch, path.end).to(path.end)
     with torch.no_grad():
-        end = head(path.end)
+        end = head(path.end.clone())  # its first layer may work in place
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
         points, velocities = path.at(t)
         rows, moves = points.flatten(0, 1), (velocities * mask).flatten(0, 1)
-        with torch.no_grad():  # of reverse mode: half the time, half the memory
-            hidden, moved = torch.func.jvp(head, (rows.detach(),), (moves.detach(),))
+        hidden, moved = _forwards(head, rows.detach(), moves.detach())
         shape = (len(t), len(path.end))
         return hidden.unflatten(0, shape), moved.unflatten(0, shape)
 
     numbers = max(path.numbers, path.end.numel(), end.numel())
     return Path(at, end, path.corners, numbers)
+
+
+def _forwards(head: Callable[[Tensor], Tensor], rows: Tensor, moves: Tensor):
+    """head(rows) and J_head moves; a clear error where torch cannot differentiate forwards."""
+    try:
+        with torch.no_grad():  # of reverse mode: half the time, half the memory
+            return torch.func.jvp(head, (rows,), (moves,), strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the head's forward-mode derivative failed: {str(error).splitlines()[0]} Write that"
+            " operation in others that have one, or use neurons.conductance_by_differences"
+        ) from error
 
 
 def check_mask(mask: Tensor, inputs: Tensor) -> Tensor:
