@@ -44,7 +44,7 @@ class Law:
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.points):
             raise ValueError(f"{len(self.weights)} weights for {len(self.points)} baselines")
-        if (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
+        if not (self.weights >= 0).all() or not abs(self.weights.sum() - 1) <= 1e-6:  # nor NaN
             raise ValueError(
                 f"probabilities are >= 0 and add up to 1, got {self.weights.tolist()};"
                 " divide them by their sum"
