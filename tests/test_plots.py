@@ -370,3 +370,24 @@ def test_a_notebook_shows_the_figure_once_with_its_words(tmp_path):
     assert set(output.data) == {"image/png", "text/plain"}
     assert output.data["image/png"].startswith("iVBORw0KGgo")  # base64 of a PNG's first bytes
     assert output.data["text/plain"] == "axes without a curve"
+
+
+def test_a_flow_draws_the_edges_that_carry_weight_as_wide_as_it(ax):
+    along_x, along_y = np.zeros((2, 3)), np.zeros((3, 2))
+    along_x[0, 0], along_x[1, 2], along_y[1, 0] = 1.0, -0.5, 0.25
+    plots.flow(ax, along_x, torch.from_numpy(along_y), title="flow")
+    edges = {tuple(line.get_xydata().flatten()): line for line in ax.lines}
+    assert set(edges) == {(0, 0, 0.5, 0), (0.5, 1, 1, 1), (0.5, 0, 0.5, 0.5)}
+    widths = [edges[ends].get_linewidth() for ends in ((0, 0, 0.5, 0), (0.5, 1, 1, 1))]
+    assert widths == [plots.FLOW_WIDTH, plots.FLOW_WIDTH / 2]
+    colours = {line.get_color() for line in edges.values()}
+    assert len(colours) == 2
+    assert edges[0.5, 1, 1, 1].is_dashed()  # told apart without colour, too
+    assert ax.get_title() == "flow"
+
+
+def test_a_flow_refuses_weights_that_do_not_fit_a_grid(ax):
+    with pytest.raises(ValueError, match=r"got \(2, 2\) and \(2, 2\)"):
+        plots.flow(ax, np.zeros((2, 2)), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="not finite"):
+        plots.flow(ax, np.full((1, 2), np.nan), np.zeros((2, 1)))

@@ -41,6 +41,7 @@ PERCENTILE = 99.5  # of |attribution|: a few extreme pixels do not wash out the 
 DPI = 144
 MAP_DPI = 100  # noise does not compress well: grids of maps stay light
 TEXT, SMALL_TEXT = 9, 8  # points
+FLOW_WIDTH = 7.0  # points, of an edge of weight 1
 LANE_WIDTH = 0.03  # between paths over one stretch, as a share of the box
 NUMBER = {  # of a leg: in a white disc on it
     "ha": "center",
@@ -254,6 +255,45 @@ def paths_over(
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.set_box_aspect(1)
     ax.grid(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def flow(
+    ax: Axes,
+    along_x: Float[Array, "cells nodes"],
+    along_y: Float[Array, "nodes cells"],
+    *,
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a grid on the unit square, its edges as wide as their weights; red dashes below 0.
+
+    `along_x[i, j]` belongs to the edge (i, j) -> (i + 1, j), `along_y[i, j]` to (i, j) -> (i, j + 1),
+    as in `ensembles.Recovered`. The width of weight 1 is the same in all flows.
+    """
+    weights = [_array(along_x), _array(along_y)]
+    cells = len(weights[0])
+    if weights[0].shape != (cells, cells + 1) or weights[1].shape != (cells + 1, cells):
+        raise ValueError(
+            "a flow on K x K cells has weights (K, K + 1) and (K + 1, K), got "
+            f"{weights[0].shape} and {weights[1].shape}"
+        )
+    ticks = np.linspace(0, 1, cells + 1)
+    ax.hlines(ticks, 0, 1, colors="#DDDDDD", linewidth=0.6)
+    ax.vlines(ticks, 0, 1, colors="#DDDDDD", linewidth=0.6)
+    for step, of_axis in zip(((1, 0), (0, 1)), weights, strict=True):
+        _finite(of_axis, "a flow")
+        for node, weight in np.ndenumerate(of_axis):
+            if abs(weight) > 1e-9:
+                ends = np.array([node, np.add(node, step)]) / cells
+                colour, dashes = (COLOURS[0], "-") if weight > 0 else ("#C00000", (0, (1, 0.4)))
+                wide = {"linewidth": FLOW_WIDTH * abs(weight), "solid_capstyle": "round"}
+                ax.plot(*ends.T, color=colour, linestyle=dashes, zorder=3 - (weight > 0), **wide)
+    ax.set(xlabel="$x_1$", ylabel="$x_2$", xticks=[0, 1], yticks=[0, 1])
+    ax.set_box_aspect(1)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
     if title is not None:
         ax.set_title(title)
     return ax
