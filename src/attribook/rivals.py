@@ -34,7 +34,7 @@ from attribook.paths import (
     staircase,
     straight,
 )
-from attribook.score import Score, differentiable, plain_gradient
+from attribook.score import Score, check_inputs, differentiable, plain_gradient
 
 Points = Float[Tensor, "batch features"]
 Baseline = Float[Tensor, "#batch features"]
@@ -78,6 +78,7 @@ def stretched(corners: Sequence[Sequence[float]]) -> MakePath:
     """
 
     def make_path(inputs: Points, baseline: Baseline) -> Path:
+        _check_features(inputs, len(corners[0]))
         span = inputs - baseline
         return polyline([baseline + span * inputs.new_tensor(corner) for corner in corners])
 
@@ -155,9 +156,15 @@ def faster_where_farther(inputs: Points, baseline: Baseline) -> Path:
 
 def over_the_top(inputs: Points, baseline: Baseline) -> Path:
     """x0 -> (x0_1, 1) -> (x_1, 1) -> x: the detour of App. C, continued to every pair of points."""
+    _check_features(inputs, 2)
     start, top = baseline.expand_as(inputs), torch.ones_like(inputs[:, 1])
     corners = [torch.stack([first, top], 1) for first in (start[:, 0], inputs[:, 0])]
     return polyline([start, *corners, inputs])
+
+
+def _check_features(inputs: Points, n: int) -> None:
+    if inputs.shape[1] != n:
+        raise ValueError(f"this method explains {n} features, got {inputs.shape[1]}")
 
 
 # -- methods that follow no path ---------------------------------------------------------------
@@ -165,11 +172,13 @@ def over_the_top(inputs: Points, baseline: Baseline) -> Path:
 
 def gradient_times_difference(score: Score, inputs: Points, baseline: Baseline) -> Points:
     """(x_i - x0_i) dF/dx_i(x)."""
+    inputs, baseline = check_inputs(inputs, baseline)
     return (inputs - baseline) * plain_gradient(score, inputs)
 
 
 def proportional_share(score: Score, inputs: Points, baseline: Baseline) -> Points:
     """F(x) - F(x0), shared in proportion to |x_i - x0_i|; zero where x = x0."""
+    inputs, baseline = check_inputs(inputs, baseline)
     distance = (inputs - baseline).abs()
     whole = distance.sum(1, keepdim=True)
     share = distance / torch.where(whole == 0, 1, whole)
@@ -184,6 +193,8 @@ def ig_plus_mixed_derivative(
     Refutes one direction of [integrated, Conjecture 1] on twice differentiable functions of two
     features: complete, linear, dummy, and yet no ensemble of paths of bounded length.
     """
+    inputs, baseline = check_inputs(inputs, baseline)
+    _check_features(inputs, 2)
     area = (inputs - baseline).prod(1)
     m = area * mixed_derivative(score, (inputs + baseline) / 2)
     ig = path_integral(score, straight(inputs, baseline), n_steps=n_steps)
