@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from attribook.axioms import completeness_gap, relative_completeness_gap
+from attribook.baselines import Law
 from attribook.chain import intercepted_calls
 from attribook.data import photos20
 from attribook.methods import (
@@ -13,6 +14,8 @@ from attribook.methods import (
     deep_shap,
     deeplift_rescale,
     deeplift_reveal_cancel,
+    expected,
+    expected_gradients,
     grad_cam,
     gradient,
     gradient_x_input,
@@ -21,9 +24,12 @@ from attribook.methods import (
     lrp_alpha_beta,
     lrp_epsilon,
     occlusion,
+    shapley,
     smooth_grad,
 )
 from attribook.models import load_model
+from attribook.neurons import conductance
+from attribook.rivals import RIVALS
 from attribook.score import Score
 from attribook.toys import one_plus_root, random_cnn, random_mlp, random_resnet
 
@@ -142,6 +148,58 @@ def test_deep_shap_is_the_mean_of_deeplift_over_its_baselines(net, images, gener
     baselines = torch.randn(4, 2, 6, 6, generator=generator, dtype=torch.float64)
     expected = torch.stack([deeplift_rescale(score, images, x0[None]) for x0 in baselines]).mean(0)
     assert_close(deep_shap(score, images, baselines), expected, atol=1e-12, rtol=0)
+
+
+@pytest.fixture
+def law(generator):
+    """Three baselines for each of the three images, with their probabilities."""
+    points = torch.randn(3, 3, 2, 6, 6, generator=generator, dtype=torch.float64)
+    return Law(points, torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", [integrated_gradients, deeplift_rescale, occlusion])
+def test_a_method_averaged_over_a_law_is_what_its_loops_say(method, net, images, law):
+    score, averaged = Score(net, torch.tensor([2, 0, 1])), expected(method)
+    found = averaged(score, images, law)
+    for sample, target in enumerate(score.target):
+        one, x = Score(net, int(target)), images[sample : sample + 1]
+        total = torch.zeros_like(x)
+        for weight, point in zip(law.weights.tolist(), law.points, strict=True):
+            total += weight * method(one, x, point[sample : sample + 1])
+        assert_close(found[sample : sample + 1], total, atol=1e-13, rtol=0)
+    if method is not occlusion:
+        gap = completeness_gap(found, score, images, law)
+        assert_close(gap, torch.zeros_like(gap), atol=1e-12, rtol=0)
+
+
+def test_a_law_of_one_point_is_that_baseline_and_an_even_one_expected_gradients(net, images, law):
+    score, averaged = Score(net, 0), expected(integrated_gradients)
+    certain = Law(law.points[:1], torch.ones(1))
+    expected_maps = integrated_gradients(score, images, law.points[0])
+    assert_close(averaged(score, images, certain), expected_maps)
+    samples = law.points[:, 0]  # shared by all images
+    even = Law(samples[:, None], torch.full((3,), 1 / 3, dtype=torch.float64))
+    assert_close(averaged(score, images, even), expected_gradients(score, images, samples, 50))
+
+
+def test_averages_keep_type_and_have_no_graph(net, images, law):
+    single = Law(law.points.float(), law.weights)  # probabilities in double precision
+    found = expected(integrated_gradients)(Score(net.float(), 0), images.float(), single)
+    assert found.dtype == torch.float32 and not found.requires_grad
+
+
+def test_hidden_neurons_take_a_law_as_well(net, images, law):
+    score = Score(net, 0)
+    averaged = expected(lambda s, x, x0: conductance(s, x, "act1", x0, n_steps=30))
+    found = averaged(score, images, law).flatten(1).sum(1)
+    assert_close(found, expected(integrated_gradients)(score, images, law).flatten(1).sum(1))
+
+
+def test_the_methods_of_two_modules_are_the_same(generator):
+    score = Score(random_mlp(nn.Tanh, generator), torch.tensor([2, 0, 1]))
+    x, x0 = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)
+    for name, method in (("Integrated Gradients", integrated_gradients), ("Shapley", shapley)):
+        assert_close(RIVALS[name](score, x, x0), method(score, x, x0), atol=1e-12, rtol=0)
 
 
 def test_alpha_one_conserves_relevance_without_biases(generator):

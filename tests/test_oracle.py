@@ -25,6 +25,7 @@ from attribook.methods import (
     sensitivity,
     shapley,
 )
+from attribook.neurons import conductance, neuron_flow
 from attribook.paths import left, midpoint, right
 from attribook.score import Score
 
@@ -157,3 +158,38 @@ def test_exact_shapley_values(activation):
     model, score, x, xb = case("MLP", activation)
     expected = attr.ShapleyValues(model).attribute(x, xb, target=TARGETS).detach()
     agree(shapley(score, x, xb), expected, SINGLE)  # it adds up in float32
+
+
+LAYERS = [("MLP", "1"), ("CNN with average pooling", "2"), ("CNN with max-pooling", "4")]
+
+
+def neuron_by_neuron(model, layer, shape, x, xb):
+    """Captum's part of each input that flows through each neuron, (batch, neurons, *features)."""
+    neuron = attr.NeuronConductance(model, model[int(layer)])
+    options = {"n_steps": 10, "method": "gausslegendre"}  # by default it takes the trapezoid rule
+    indices = torch.cartesian_prod(*map(torch.arange, shape)).view(-1, len(shape)).tolist()
+    each = [neuron.attribute(x, tuple(i), xb, TARGETS, **options) for i in indices]
+    return torch.stack(each, 1).detach()
+
+
+@pytest.mark.parametrize(("name", "layer"), LAYERS)
+def test_the_flow_through_each_neuron(name, layer):  # [integrated, Eq. 4, 7]
+    model, score, x, xb = case(name, "tanh")
+    patch = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(2)) > 0.5
+    found = conductance(score, x, layer, xb, patch, n_steps=10)
+    expected = neuron_by_neuron(model, layer, found.shape[1:], x, xb)
+    flow = neuron_flow(score, x, layer, xb, n_steps=10)
+    agree(flow, expected.flatten(2).transpose(1, 2), SINGLE)  # its weights
+    agree(found.flatten(1), (expected * patch).flatten(2).sum(2), SINGLE)
+
+
+@pytest.mark.parametrize(("name", "layer"), LAYERS[:2])
+def test_the_conductance_of_a_layer(name, layer):  # [integrated, Eq. 6]
+    """Captum takes differences of the layer between the nodes: first order in 1 / n."""
+    model, score, x, xb = case(name, "tanh")
+    exact, whole = conductance(score, x, layer, xb), attr.LayerConductance(model, model[int(layer)])
+    options = {"target": TARGETS, "method": "riemann_trapezoid"}
+    found = [whole.attribute(x, xb, n_steps=n, **options).detach() for n in (100, 400)]
+    errors = [float((one - exact).abs().max() / exact.abs().max()) for one in found]
+    assert errors[1] < 0.01
+    assert 3 < errors[0] / errors[1] < 5
