@@ -13,8 +13,8 @@ from attribook.toys import (
     growing_mlp,
     kink_distances,
     random_lstm,
+    random_maxout,
     random_mlp,
-    randomised,
     switches,
 )
 
@@ -69,9 +69,14 @@ def test_each_row_has_its_own_function_and_its_own_gradient(generator):
 
 
 def max_net(generator):
-    linear = nn.Linear(3, 8), nn.Linear(4, 8), nn.Linear(4, 1)
-    pool = nn.MaxPool1d(2)
-    return randomised(nn.Sequential(linear[0], pool, linear[1], pool, linear[2]), generator)
+    return random_maxout(generator, (3, 4, 4, 1))
+
+
+def test_a_maxout_unit_is_the_larger_of_two_linear_functions(generator):
+    net = random_maxout(generator, (3, 4, 1))
+    x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    z = net.dense1(x)
+    assert_close(net(x), net.dense2(torch.maximum(z[:, ::2], z[:, 1::2])))
 
 
 @pytest.mark.parametrize("make", [max_net, lambda g: random_mlp(nn.ReLU, g, (3, 16, 16, 1))])

@@ -388,3 +388,14 @@ def growing_mlp(
             features = slice(None) if i else list(growing_in)
             layer.weight[:, features] = layer.weight[:, features].abs()
     return net
+
+
+def random_maxout(generator: torch.Generator, sizes: tuple[int, ...]) -> nn.Sequential:
+    """A `random_mlp` whose hidden units are each the larger of two linear functions."""
+    net = nn.Sequential()
+    for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        hidden = i < len(sizes) - 1
+        net.add_module(f"dense{i}", nn.Linear(before, 2 * after if hidden else after))
+        if hidden:
+            net.add_module(f"max{i}", nn.MaxPool1d(2))
+    return randomised(net, generator)
