@@ -73,6 +73,16 @@ def test_sensitivity_n_on_closed_forms(function, x, attributions, violations):
     assert found == list(violations)
 
 
+def test_a_score_that_works_in_place_leaves_the_points_of_a_gap_alone():
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 1, dtype=torch.float64)).eval()
+    x, x0 = torch.tensor([[-1.0, 2.0], [3.0, -4.0]]).double(), row(-1, 1)
+    kept, copied = x.clone(), nn.Sequential(nn.ReLU(), net[1]).eval()
+    for gap in (completeness_gap, relative_completeness_gap):
+        found = gap(0 * x + 1, Score(net, 0), x, x0)
+        assert torch.equal(x, kept) and torch.equal(x0, row(-1, 1))
+        assert_close(found, gap(0 * x + 1, Score(copied, 0), x, x0))
+
+
 def test_sensitivity_n_looks_at_every_set_or_a_seeded_sample(generator):
     score = Score(random_mlp(nn.Tanh, generator), 0)
     x = torch.randn(2, 6, generator=generator, dtype=torch.float64)

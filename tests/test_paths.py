@@ -1,6 +1,7 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -482,6 +483,25 @@ def test_monotone_paths_and_lengths_are_those_of_fine_chords(make_path, case):
         assert bool(monotone[row]) == one_way
         assert abs(float(far[row]) - expected) < 1e-5  # chords are shorter by h^2
     assert all(found.shape == (3,) for found in (monotone, far))
+
+
+def test_corners_monotonicity_and_length_run_in_bounded_batches_too(case, monkeypatch):
+    _, x, x0 = case
+    path, rows = MAKERS["polyline"](x, x0), []
+    watched = replace(path, at=lambda t: rows.append(3 * len(t)) or path.at(t))
+
+    def switch(y):
+        rows.append(len(y))
+        return y - 0.1
+
+    questions = [lambda p: with_corners(p, switch).corners, is_monotone, length]
+    expected = [question(path) for question in questions]
+    monkeypatch.setattr(paths, "ELEMENTS_A_PASS", 5 * x.numel())
+    rows.clear()
+    found = [question(watched) for question in questions]
+    assert found[0] == expected[0]
+    assert all(torch.equal(*pair) for pair in zip(found[1:], expected[1:], strict=True))
+    assert max(rows) == 3 * 5
 
 
 def test_monotonicity_is_judged_over_all_pieces_together():

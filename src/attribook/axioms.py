@@ -51,11 +51,11 @@ def score_change(
     """S(x) - S(x0), or S(x) - E S(X0) for a law. One forward pass, and one for each baseline."""
 
     def of(point: Tensor) -> Tensor:
-        return score(point.expand_as(inputs))
+        return score(point.expand_as(inputs).clone())  # its first layer may work in place
 
     with torch.no_grad():
         before = baseline.mean(of) if isinstance(baseline, Law) else of(baseline)
-        return score(inputs) - before
+        return of(inputs) - before
 
 
 def relative_completeness_gap(
@@ -65,8 +65,7 @@ def relative_completeness_gap(
     baseline: Float[Tensor, "#batch *features"],
 ) -> Float[Tensor, " batch"]:
     """|sum_i R_i / (S(x) - S(x0)) - 1|; NaN where the score does not change (by 1e-12)."""
-    with torch.no_grad():
-        change = score(inputs) - score(baseline.expand_as(inputs))
+    change = score_change(score, inputs, baseline)
     change = torch.where(change.abs() < 1e-12, math.nan, change)
     return (attributions.flatten(1).sum(1) / change - 1).abs()
 

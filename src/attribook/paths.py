@@ -184,8 +184,8 @@ def with_corners(
 
     def values(t: Tensor) -> Tensor:
         with torch.no_grad():
-            at_nodes = switches(path.at(t)[0].flatten(0, 1))
-        return at_nodes.unflatten(0, (len(t), -1))  # (nodes, batch, switches)
+            parts = [switches(path.at(some)[0].flatten(0, 1)) for some in t.split(_at_once(path))]
+        return torch.cat(parts).unflatten(0, (len(t), -1))  # (nodes, batch, switches)
 
     found = list(path.corners)
     for start, end in zip(path.corners, path.corners[1:], strict=False):
@@ -261,7 +261,7 @@ def check_mask(mask: Tensor, inputs: Tensor) -> Tensor:
 def is_monotone(path: Path, n_nodes: int = 64) -> Bool[Tensor, " batch"]:
     """Whether no feature both rises and falls along the path, judged at nodes inside each piece."""
     t, _ = _composite(gauss_legendre, n_nodes, path.corners)
-    velocity = path.at(t)[1].flatten(2)  # (nodes, batch, features)
+    velocity = _velocities(path, t)
     slack = 1e-12 * velocity.abs().amax((0, 2))[:, None]
     rises, falls = (velocity > slack).any(0), (velocity < -slack).any(0)
     return ~(rises & falls).any(1)
@@ -270,7 +270,7 @@ def is_monotone(path: Path, n_nodes: int = 64) -> Bool[Tensor, " batch"]:
 def length(path: Path, n_nodes: int = 64) -> Float[Tensor, " batch"]:
     """The Euclidean length of the path."""
     t, weights = _composite(gauss_legendre, n_nodes, path.corners)
-    return weights.to(path.end) @ path.at(t)[1].flatten(2).norm(dim=2)
+    return weights.to(path.end) @ _velocities(path, t).norm(dim=2)
 
 
 def path_integral(
@@ -283,7 +283,7 @@ def path_integral(
     float64. Raises NonFiniteGradient, naming the node, where a term of the sum is not finite.
     """
     nodes, weights = _composite(rule or gauss_legendre, n_steps, path.corners)
-    at_once = max(1, ELEMENTS_A_PASS // max(path.end.numel(), path.numbers))
+    at_once = _at_once(path)
     total = torch.zeros_like(path.end, dtype=torch.float64)
     for t, weight in zip(nodes.split(at_once), weights.split(at_once), strict=True):
         points, velocities = path.at(t)
@@ -347,6 +347,15 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """n Gauss-Legendre nodes, exact for polynomials of degree 2n - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(_count(n))
     return (nodes + 1) / 2, weights / 2
+
+
+def _at_once(path: Path) -> int:
+    """How many nodes go through a model in one pass."""
+    return max(1, ELEMENTS_A_PASS // max(path.end.numel(), path.numbers))
+
+
+def _velocities(path: Path, t: Tensor) -> Float[Tensor, "nodes batch features"]:
+    return torch.cat([path.at(some)[1].flatten(2) for some in t.split(_at_once(path))])
 
 
 def _first_bad(t: Tensor, terms: Tensor) -> float:
