@@ -344,6 +344,18 @@ def test_long_paths_of_any_kind_run_in_bounded_batches(make_path, case, monkeypa
     assert max(rows) <= 15
 
 
+@every_path
+def test_nothing_is_built_on_the_default_device(make_path, case):
+    score, x, x0 = case
+    expected = path_integral(score, make_path(x, x0), n_steps=20)
+    with torch.device("meta"):  # stands for an accelerator; its tensors mix with no others
+        path = make_path(x, x0)
+        back = joined(backwards(path), path)
+        found = ensemble_integral(score, [(0.5, path), (0.5, joined(path, back))], n_steps=20)
+        is_monotone(path), length(path), with_corners(path, lambda y: y)
+    assert_close(found, expected, atol=1e-13, rtol=0)
+
+
 @pytest.mark.parametrize("make_path", [straight, *list(MAKERS.values())[2:5]])
 def test_inputs_that_are_their_baseline_get_exact_zeros(make_path, case):
     score, x, _ = case

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ def polyline(points: Sequence[Float[Tensor, "batch *features"]]) -> Path:
         raise ValueError(f"a polyline needs two points or more, got {len(points)}")
     points = torch.stack(torch.broadcast_tensors(*points))
     pieces = len(points) - 1
-    corners = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
+    corners = _nodes(k / pieces for k in range(pieces + 1))
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
         here = (torch.searchsorted(corners, t.cpu()) - 1).clamp(0, pieces - 1)  # what t ends
@@ -110,7 +110,7 @@ def curve(
     corners: Sequence[float] = (0.0, 1.0),
 ) -> Path:
     """The path of a function t -> points that torch can differentiate; its velocity follows."""
-    end = point(torch.ones(1, dtype=torch.float64))
+    end = point(_nodes([1]))
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(point, (t,), (torch.ones_like(t),))
@@ -123,7 +123,7 @@ def joined(*paths: Path) -> Path:
     if not paths:
         raise ValueError("joined() needs one path or more, got none")
     for before, path in zip(paths, paths[1:], strict=False):
-        start = path.at(torch.zeros(1, dtype=torch.float64))[0][0]
+        start = path.at(_nodes([0]))[0][0]
         gap, size = (start - before.end).abs().max(), before.end.abs().max() + start.abs().max()
         if not gap <= 1e3 * torch.finfo(start.dtype).eps * size:
             raise ValueError(
@@ -133,7 +133,7 @@ def joined(*paths: Path) -> Path:
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
         index = ((t * len(paths)).ceil() - 1).clamp(0, len(paths) - 1).long()
-        points = torch.empty(len(t), *paths[0].end.shape).to(paths[0].end)
+        points = paths[0].end.new_empty(len(t), *paths[0].end.shape)
         velocities = torch.empty_like(points)
         for i, path in enumerate(paths):
             points[index == i], piece = path.at(t[index == i] * len(paths) - i)
@@ -146,7 +146,7 @@ def joined(*paths: Path) -> Path:
 
 def backwards(path: Path) -> Path:
     """The same curve from its end to its start."""
-    start = path.at(torch.zeros(1, dtype=torch.float64))[0][0]
+    start = path.at(_nodes([0]))[0][0]
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:
         points, velocities = path.at(1 - t)
@@ -157,7 +157,7 @@ def backwards(path: Path) -> Path:
 
 def reclocked(path: Path, clock: Callable[[Tensor], Tensor]) -> Path:
     """The same curve run through at another pace: `clock` maps [0, 1] onto itself, piece by piece."""
-    corners = torch.tensor(path.corners, dtype=torch.float64)
+    corners = _nodes(path.corners)
 
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
         here = (torch.searchsorted(corners, s) - 1).clamp(0, len(corners) - 2)
@@ -189,11 +189,11 @@ def with_corners(
 
     found = list(path.corners)
     for start, end in zip(path.corners, path.corners[1:], strict=False):
-        t = torch.linspace(start, end, n_samples + 1, dtype=torch.float64)
+        t = torch.from_numpy(np.linspace(start, end, n_samples + 1))
         signs = values(t).sign()
         step, row, switch = (signs[:-1] * signs[1:] < 0).nonzero(as_tuple=True)
         low, high = t[step.cpu()], t[step.cpu() + 1]
-        below, each = signs[step, row, switch], torch.arange(len(step))
+        below, each = signs[step, row, switch], torch.arange(len(step), device=step.device)
         for _ in range(52 if len(step) else 0):
             middle = (low + high) / 2
             same = (values(middle)[each, row, switch].sign() == below).cpu()
@@ -310,7 +310,7 @@ def ensemble_integral(
     `ensemble` lists (weight, path); weights are >= 0 and add up to 1. Costs as many passes as the
     path integrals together.
     """
-    weights = torch.tensor([weight for weight, _ in ensemble], dtype=torch.float64)
+    weights = np.array([float(weight) for weight, _ in ensemble])
     if not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-12:  # NaN is refused, too
         raise ValueError(
             f"the weights of an ensemble are >= 0 and add up to 1, got {weights.tolist()},"
@@ -347,6 +347,11 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """n Gauss-Legendre nodes, exact for polynomials of degree 2n - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(_count(n))
     return (nodes + 1) / 2, weights / 2
+
+
+def _nodes(t: Iterable[float]) -> Tensor:
+    """Places on a path, float64; on the CPU whatever device torch prefers."""
+    return torch.tensor(list(t), dtype=torch.float64, device="cpu")
 
 
 def _at_once(path: Path) -> int:
