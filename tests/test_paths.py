@@ -543,14 +543,14 @@ def test_an_ensemble_is_the_weighted_mean_of_its_paths(case):  # [integrated, De
 def test_a_continuous_ensemble_by_its_draws_and_by_its_mean(generator):
     # paths (t^p, t^q), p and q uniform on [1, 3]; F = y1^2 y2: each path gives 2p / (2p + q)
     score, x, x0 = square(monomial(2, 1))
-    draws = 1 + 2 * torch.rand(400, 2, generator=generator, dtype=torch.float64)
-    ensemble = [(1 / 400, power(x, x0, exponents[None])) for exponents in draws]
+    draws = 1 + 2 * torch.rand(100, 2, generator=generator, dtype=torch.float64)
+    ensemble = [(1 / 100, power(x, x0, exponents[None])) for exponents in draws]
     found = ensemble_integral(score, ensemble, n_steps=40)
     values = 2 * draws[:, 0] / (2 * draws[:, 0] + draws[:, 1])
     assert_close(found[0, 0], values.mean(), atol=1e-9, rtol=0)  # 40 nodes of powers up to 36
     nodes = [(1 + 2 * s, w) for s, w in ref.unit_interval(40)]
     mean = sum(v * w * 2 * p / (2 * p + q) for p, v in nodes for q, w in nodes)
-    assert abs(float(values.mean()) - mean) < 4 * float(values.std()) / 400**0.5
+    assert abs(float(values.mean()) - mean) < 4 * float(values.std()) / 100**0.5
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.6), (1.5, -0.5), (math.nan, 1), (0.2, 0.2), ()])
