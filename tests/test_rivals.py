@@ -157,7 +157,7 @@ def test_rivals_work_where_gradients_are_switched_off(method, switched_off, prob
         assert_close(method(score, x.clone(), x0.clone()), expected, atol=1e-14, rtol=0)
 
 
-@pytest.mark.parametrize("name", RIVALS.keys() - {"detour over the top"})
+@pytest.mark.parametrize("name", [name for name in RIVALS if name != "detour over the top"])
 def test_an_input_that_is_its_baseline_gets_exact_zeros(name, problem):
     score, x, _ = problem
     assert RIVALS[name](score, x, x).abs().max() == 0
