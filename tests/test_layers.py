@@ -9,7 +9,7 @@ import attribook
 
 SOURCES = sorted(Path(attribook.__file__).parent.glob("*.py"))
 CHAIN = {"score", "calls", "chain", "parts"}  # one mechanism in three files
-LIBRARY = CHAIN | {"paths", "coalitions", "taylor"}
+LIBRARY = CHAIN | {"paths", "coalitions"}
 MAY_IMPORT = {
     "score": set(),
     "calls": {"score"},
@@ -18,8 +18,12 @@ MAY_IMPORT = {
     "paths": {"score"},
     "ensembles": {"score", "paths"},
     "coalitions": {"score"},
-    "taylor": {"score"},
     "polynomials": set(),
+    "series": set(),
+    "taylor": {"score", "series", "polynomials"},
+    "allocation": {"score", "series", "taylor", "polynomials", "baselines"},
+    "onelayer": {"score"},
+    "fourteen": LIBRARY | {"baselines", "methods", "taylor", "allocation", "onelayer"},
     "baselines": LIBRARY,
     "methods": LIBRARY | {"baselines"},
     "axioms": LIBRARY | {"baselines", "methods"},

@@ -101,6 +101,10 @@ class Polynomial:
             total = total + product
         return total
 
+    def about(self, point: Sequence[Number]) -> Polynomial:
+        """The polynomial in y - point: its coefficients are those of the Taylor series there."""
+        return self.composed([1] * self.n_features, list(point))
+
     def swapped(self, i: int, j: int) -> Polynomial:
         """The polynomial with two features in each other's place."""
 

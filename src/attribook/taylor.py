@@ -1,0 +1,220 @@
+"""Taylor effects: a score split into what single variables and sets of them contribute. [taylor, III-A]
+
+With d = x - b, the effect of degree kappa is I(kappa) = D^kappa f(b) d^kappa / kappa!; its variables
+are the support S = {i : kappa_i > 0}. Effects are found exactly on polynomials, to any order on
+small networks, by nested differentiation as a second opinion, and to second order on large inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.func import grad, jvp, vmap
+
+from attribook.polynomials import Number, Polynomial
+from attribook.score import Score, check_inputs
+from attribook.series import activation_series, degrees, network_series
+
+MOST_HESSIAN_NUMBERS = 2**28  # 2 GiB in double precision
+ROWS_AT_ONCE = 4096  # of a batch repeated for many directions
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effects I(kappa) of a batch of samples, without the constant f(b). [taylor, Eq. 2]"""
+
+    degrees: Int[Tensor, "terms features"]
+    values: Float[Tensor, "batch terms"]
+
+    @property
+    def order(self) -> Int[Tensor, " terms"]:
+        """|kappa|."""
+        return self.degrees.sum(1)
+
+    @property
+    def support(self) -> Bool[Tensor, "terms features"]:
+        """Which variables take part in each effect. [taylor, Eq. 3]"""
+        return self.degrees > 0
+
+    def up_to(self, order: int) -> Effects:
+        """The effects of at most this order."""
+        kept = self.order <= order
+        return Effects(self.degrees[kept], self.values[:, kept])
+
+    def total(self) -> Float[Tensor, " batch"]:
+        """Their sum: f(x) - f(b) up to the remainder. [taylor, Eq. 1]"""
+        return self.values.sum(1)
+
+    def of(self, *kappa: int) -> Float[Tensor, " batch"]:
+        """The effect of one degree, zero if it is not listed."""
+        found = (self.degrees == torch.tensor(kappa)).all(1)
+        return self.values[:, found].sum(1)
+
+    def generic(self) -> Float[Tensor, "batch sets"]:
+        """psi(i) and J(S): the sums over equal supports, in the order of all 2^n coalitions.
+
+        Set number k holds variable i when bit i of k is set; the empty set has 0. [taylor, Eq. 6-7]
+        """
+        n = self.degrees.shape[1]
+        if n > 20:
+            raise ValueError(f"{n} variables have 2^{n} sets; group them, at most 20")
+        number = (self.support * 2 ** torch.arange(n)).sum(1)
+        sums = self.values.new_zeros(len(self.values), 2**n)
+        return sums.index_add(1, number, self.values)
+
+
+def polynomial_effects(
+    polynomials: Polynomial | Sequence[Polynomial],
+    inputs: Float[Tensor, "batch features"],
+    baseline: Float[Tensor, "#batch features"] | None = None,
+) -> Effects:
+    """The effects of a polynomial, or of one for each sample: all of them, there is no remainder."""
+    inputs, baseline = check_inputs(inputs, baseline)
+    batch = len(inputs)
+    each = [polynomials] * batch if isinstance(polynomials, Polynomial) else list(polynomials)
+    if len(each) != batch:
+        raise ValueError(f"{len(each)} polynomials for {batch} samples; pass one, or one for each")
+    starts = baseline.expand_as(inputs)
+    at_baseline = [p.about(b.tolist()).terms for p, b in zip(each, starts, strict=True)]
+    constant = (0,) * inputs.shape[1]
+    known = sorted({kappa for terms in at_baseline for kappa in terms} - {constant}, key=_rank)
+    known = known or [tuple(degrees(inputs.shape[1], 1)[0].tolist())]  # a constant has no effects
+    coefficients = [[float(terms.get(kappa, 0)) for kappa in known] for terms in at_baseline]
+    kappa = torch.tensor(known)
+    powers = (inputs - starts)[:, None] ** kappa  # (batch, terms, features)
+    return Effects(kappa, inputs.new_tensor(coefficients) * powers.prod(2))
+
+
+def exact_effects(
+    polynomial: Polynomial, point: Sequence[Number], baseline: Sequence[Number]
+) -> dict[tuple[int, ...], Number]:
+    """The non-zero effects of a polynomial in the arithmetic of its numbers, such as fractions."""
+    moved = [x - b for x, b in zip(point, baseline, strict=True)]
+    terms = polynomial.about(baseline).terms
+    effects = {kappa: Polynomial({kappa: c}).at(moved) for kappa, c in terms.items() if any(kappa)}
+    return {kappa: value for kappa, value in effects.items() if value != 0}
+
+
+def network_effects(
+    score: Score,
+    inputs: Float[Tensor, "batch features"],
+    baseline: Float[Tensor, "#batch features"] | None = None,
+    order: int = 8,
+) -> Effects:
+    """The effects of a small dense network up to `order`, by its truncated series; see `series`.
+
+    The model is an nn.Sequential of dense layers and analytic activations, the score a logit.
+    """
+    inputs, baseline = check_inputs(inputs, baseline)
+    score.outputs_are_fixed()
+    if not isinstance(score.model, nn.Sequential) or score.output != "logit":
+        raise ValueError(
+            "the series needs an nn.Sequential of dense layers and activations and its logit, got"
+            f" {type(score.model).__name__} and {score.output}; effects_by_autodiff takes any score"
+        )
+    starts = baseline.expand_as(inputs)
+    terms = network_series(score.model, starts, inputs - starts, order)
+    blocks = terms.permute(2, 0, 1)  # linear in the outputs, so the score reads each term alike
+    values = score.select(blocks.flatten(0, 1)).view(len(blocks), -1)
+    return Effects(degrees(inputs.shape[1], order), values[1:].T)
+
+
+def effects_by_autodiff(
+    score: Score,
+    inputs: Float[Tensor, "batch features"],
+    baseline: Float[Tensor, "#batch features"] | None = None,
+    order: int = 3,
+) -> Effects:
+    """The effects up to order 4 by nested forward differentiation: the second opinion of `series`.
+
+    One pass with k nested tangents for each degree of order k.
+    """
+    if not 1 <= order <= 4:
+        raise ValueError(
+            f"nested differentiation goes to order 4, got {order}; use network_effects"
+        )
+    inputs, baseline = check_inputs(inputs, baseline)
+    starts = baseline.expand_as(inputs)
+    kappa = degrees(inputs.shape[1], order)
+    factorials = torch.lgamma(kappa.double() + 1).sum(1).exp().round()
+    powers = ((inputs - starts)[:, None] ** kappa).prod(2)
+    derivatives = []
+    for size in range(1, order + 1):
+        of_size = kappa[kappa.sum(1) == size]
+        along = torch.stack([_directions(k) for k in of_size]).to(inputs)  # (terms, size, features)
+        derivatives.append(vmap(lambda v: _mixed(score, starts, v), chunk_size=256)(along))
+    return Effects(kappa, torch.cat(derivatives).detach().T / factorials * powers)
+
+
+def neuron_effects(
+    activation: nn.Module,
+    start: Float[Tensor, " batch"],
+    contributions: Float[Tensor, "batch features"],
+    order: int,
+) -> Effects:
+    """The effects of one neuron sigma(w.u + s) in closed form.
+
+    I(kappa) = |kappa|! / kappa! c_|kappa|(z_b) prod_i Dz_i^kappa_i, with start z_b = w.b + s and
+    contributions Dz_i = w_i (x_i - b_i).
+    """
+    kappa = degrees(contributions.shape[1], order)
+    size = kappa.sum(1)
+    orderings = torch.lgamma(size.double() + 1) - torch.lgamma(kappa.double() + 1).sum(1)
+    coefficients = activation_series(activation, start, order)[size].T  # (batch, terms)
+    powers = (contributions[:, None] ** kappa).prod(2)
+    return Effects(kappa, orderings.exp().round() * coefficients * powers)
+
+
+def second_order(
+    score: Score, baseline: Float[Tensor, "batch *features"]
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n n"]]:
+    """Gradient and Hessian of the score at each baseline, features flattened.
+
+    n forward-over-reverse passes of the batch, several directions at a time.
+    """
+    baseline, _ = check_inputs(baseline)
+    batch, n = len(baseline), baseline[0].numel()
+    if batch * n * n > MOST_HESSIAN_NUMBERS:
+        raise ValueError(
+            f"{batch} Hessians of {n} x {n} take {batch * n * n * 8 / 2**30:.1f} GiB;"
+            " pass fewer samples at a time"
+        )
+
+    def slope(points: Tensor) -> Tensor:
+        return grad(lambda u: score(u).sum())(points)
+
+    def column(direction: Tensor) -> Tensor:
+        along = direction.view(baseline.shape[1:]).expand_as(baseline)
+        return jvp(slope, (baseline,), (along,))[1].flatten(1)
+
+    score.outputs_are_fixed()
+    unit = torch.eye(n, dtype=baseline.dtype, device=baseline.device)
+    at_once = max(1, ROWS_AT_ONCE // batch)
+    hessian = vmap(column, out_dims=2, chunk_size=at_once)(unit)
+    return slope(baseline).flatten(1).detach(), (hessian + hessian.mT).detach() / 2
+
+
+def _mixed(score: Score, start: Tensor, directions: Float[Tensor, "size features"]) -> Tensor:
+    """The derivative of the score at each start, once along each direction."""
+
+    def derived(function, direction: Tensor):
+        return lambda u: jvp(function, (u,), (direction.expand_as(u),))[1]
+
+    function = score
+    for direction in directions:
+        function = derived(function, direction)
+    return function(start)
+
+
+def _directions(kappa: Int[Tensor, " features"]) -> Float[Tensor, "size features"]:
+    """Unit vector i, kappa_i times."""
+    return torch.eye(len(kappa), dtype=torch.float64).repeat_interleave(kappa, 0)
+
+
+def _rank(kappa: tuple[int, ...]) -> tuple:
+    """The order of `series.degrees`."""
+    return sum(kappa), tuple(-k for k in kappa)
