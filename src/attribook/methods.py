@@ -93,16 +93,25 @@ def grad_cam(
 
     ReLU(sum_k mean(dS/da_k) a_k); Selvaraju et al. 2017. One forward pass, one backward on the tail.
     """
+    cam = grad_cam_neurons(score, inputs, layer).sum(1, keepdim=True).clamp(min=0)
+    enlarged = F.interpolate(cam, inputs.shape[2:], mode="bilinear", align_corners=False)
+    return enlarged.expand_as(inputs).contiguous()
+
+
+def grad_cam_neurons(
+    score: Score, inputs: Float[Tensor, "batch channel height width"], layer: str
+) -> Float[Tensor, "batch layer_channel layer_height layer_width"]:
+    """Grad-CAM before its ReLU, for each neuron of the layer: alpha_k a_k. [taylor, Eq. 23]
+
+    alpha_k = mean over places of dS/da_k. One forward pass, one backward on the tail.
+    """
     check_inputs(inputs)
     head, tail = score.split(layer)
     with torch.no_grad():
         activations = head(inputs)
     if activations.dim() != 4:
         raise ValueError(f"layer {layer!r} has shape {tuple(activations.shape)}, not a feature map")
-    importance = plain_gradient(tail, activations).mean((2, 3), keepdim=True)
-    cam = (importance * activations).sum(1, keepdim=True).clamp(min=0)
-    enlarged = F.interpolate(cam, inputs.shape[2:], mode="bilinear", align_corners=False)
-    return enlarged.expand_as(inputs).contiguous()
+    return plain_gradient(tail, activations).mean((2, 3), keepdim=True) * activations
 
 
 def lrp_epsilon(
@@ -254,8 +263,21 @@ def occlusion(
     One forward pass, and one more for each player.
     """
     game = MaskedGame(score, inputs, baseline, groups)
-    values = game(torch.cat([torch.zeros(1, game.n_players), torch.eye(game.n_players)]) == 0)
-    return game.by_feature(values[:, :1] - values[:, 1:])
+    return game.by_feature(_drops(game))
+
+
+def occlusion_patch(
+    score: Score,
+    inputs: Inputs,
+    groups: Int[Tensor, "..."],
+    baseline: Baseline | None = None,
+) -> Inputs:
+    """S(x) - S(x without patch), the whole drop to each feature of the patch. [taylor, Eq. 18]
+
+    One forward pass, and one more for each patch.
+    """
+    game = MaskedGame(score, inputs, baseline, groups)
+    return _drops(game)[:, game.groups]
 
 
 def occlusion_map(
@@ -310,6 +332,12 @@ def shapley(
             " pass n_permutations= to sample, or coarser groups"
         )
     return game.by_feature(shapley_values(game))
+
+
+def _drops(game: MaskedGame) -> Float[Tensor, "batch players"]:
+    """The score's drop without each player."""
+    values = game(torch.cat([torch.zeros(1, game.n_players), torch.eye(game.n_players)]) == 0)
+    return values[:, :1] - values[:, 1:]
 
 
 METHODS: dict[str, Callable[[Score, Tensor], Tensor]] = {
