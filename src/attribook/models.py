@@ -1,8 +1,10 @@
 """The networks: sequences of named stages, so that any stage can be the layer a method explains.
 
 `lite0`, `lite1`, `lite2` are EfficientNet-Lite with ImageNet weights. The others are small and
-exactly reproducible from their seed: `mlp-*` and `cnn-*` with four activations, trained on 4,000
-MNIST digits, and `fashion-*`, the network of [integrated, App. M], trained on Fashion-MNIST.
+exactly reproducible from their seed. Trained on 4,000 MNIST digits: `mlp-*` and `cnn-*` with four
+activations, and for [taylor] `mlp3-*`, `conv-*` and the polynomial `mnist-quadratic`. Trained on
+Fashion-MNIST: `fashion-tanh` and `fashion-relu`, the network of [integrated, App. M], and
+`fashion-conv-relu`.
 """
 
 from __future__ import annotations
@@ -63,20 +65,23 @@ class Recipe:
 
     build: Callable[[], nn.Sequential]
     training: Training | None = field(default=None)
+    committed: bool = (
+        True  # False: too large for the package, so seed 0 too is trained on first use
+    )
 
 
 def load_model(name: str, seed: int = 0) -> nn.Sequential:
     """The trained network, in evaluation mode, on the CPU.
 
-    Small networks: seed 0 comes with the package; another seed is trained on first use (a few
-    seconds, half a minute for `fashion-*`) and cached. EfficientNet-Lite has one set of weights,
-    so there `seed` changes nothing.
+    Small networks: seed 0 comes with the package, except for `mnist-quadratic` (24 MB); another
+    seed is trained on first use (a few seconds, half a minute for `fashion-*`) and cached.
+    EfficientNet-Lite has one set of weights, so there `seed` changes nothing.
     """
     recipe = _recipe(name)
     model = _initialised(recipe, seed)
     if recipe.training is None:
         return _with_checkpoint(model, *locate(name))
-    if seed == 0:
+    if seed == 0 and recipe.committed:
         return _read(model, Path(str(files("attribook") / "weights" / f"{name}.safetensors")))
     return _cached(model, name, seed)
 
@@ -150,20 +155,56 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+class Quadratic(nn.Module):
+    """sum_i c_i x_i + sum_ij c_ij x_i x_j for each class, from zero coefficients. [taylor, Table V]
+
+    No constant term. A square is c_ii; x_i x_j has two coefficients, c_ij and c_ji.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Parameter(torch.zeros(classes, features))
+        self.quadratic = nn.Parameter(torch.zeros(classes, features, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One value a class; class by class, as all at once would hold (rows, classes, features)."""
+        coefficients = zip(self.linear, self.quadratic, strict=True)
+        return torch.stack([_second_order(x, c, cc) for c, cc in coefficients], 1)
+
+    def of_class(self, target: int) -> Callable[[Float[Tensor, "rows *features"]], Tensor]:
+        """The polynomial of one class, a function of rows, which does not compute the others."""
+
+        def polynomial(x: Tensor) -> Tensor:
+            return _second_order(x.flatten(1), self.linear[target], self.quadratic[target])
+
+        return polynomial
+
+
+def _second_order(
+    x: Float[Tensor, "rows n"], c: Float[Tensor, " n"], cc: Float[Tensor, "n n"]
+) -> Float[Tensor, " rows"]:
+    return x @ c + (x @ cc * x).sum(1)
+
+
 def stages(**modules: nn.Module) -> nn.Sequential:
     """A sequence of stages under the names given."""
     return nn.Sequential(OrderedDict(modules))
 
 
-def mlp(activation: Callable[[], nn.Module]) -> nn.Sequential:
-    """784-128-128-10."""
+def quadratic() -> nn.Sequential:
+    """A second-order polynomial of 784 pixels for each of ten classes. [taylor, Table V]"""
+    return stages(flatten=nn.Flatten(), logits=Quadratic(784, 10))
+
+
+def mlp(activation: Callable[[], nn.Module], width: int = 128) -> nn.Sequential:
+    """Three dense layers, 784-128-128-10."""
     return stages(
         flatten=nn.Flatten(),
-        dense1=nn.Linear(784, 128),
+        dense1=nn.Linear(784, width),
         act1=activation(),
-        dense2=nn.Linear(128, 128),
+        dense2=nn.Linear(width, width),
         act2=activation(),
-        logits=nn.Linear(128, 10),
+        logits=nn.Linear(width, 10),
     )
 
 
@@ -178,6 +219,18 @@ def cnn(activation: Callable[[], nn.Module]) -> nn.Sequential:
         dense=nn.Linear(400, 64),
         act3=activation(),
         logits=nn.Linear(64, 10),
+    )
+
+
+def padded_cnn(activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """Two strided convolutions with padding, 28 -> 14 -> 7, and one dense layer."""
+    return stages(
+        conv1=nn.Conv2d(1, 8, 5, stride=2, padding=2),
+        act1=activation(),
+        conv2=nn.Conv2d(8, 16, 5, stride=2, padding=2),
+        act2=activation(),
+        flatten=nn.Flatten(),
+        logits=nn.Linear(784, 10),
     )
 
 
@@ -278,6 +331,13 @@ RECIPES: dict[str, Recipe] = {
     },
     "fashion-tanh": Recipe(partial(pooled_cnn, nn.Tanh), ON_FASHION),
     "fashion-relu": Recipe(partial(pooled_cnn, nn.ReLU), ON_FASHION),
+    # of [taylor]: Table V, Fig. 5(a), Fig. 3, where it leaves widths and training open
+    "mnist-quadratic": Recipe(quadratic, Training(1e-4, batch_size=100, epochs=4), committed=False),
+    "mlp3-sigmoid": Recipe(partial(mlp, nn.Sigmoid, width=64), Training(3e-3, epochs=30)),
+    "mlp3-softplus": Recipe(partial(mlp, nn.Softplus, width=64), Training(1e-3, epochs=15)),
+    "conv-sigmoid": Recipe(partial(padded_cnn, nn.Sigmoid), SLOWER_TO_LEARN["sigmoid"]),
+    "conv-softplus": Recipe(partial(padded_cnn, nn.Softplus), Training()),
+    "fashion-conv-relu": Recipe(partial(padded_cnn, nn.ReLU), ON_FASHION),
 }
 MODELS = tuple(RECIPES)
 
