@@ -64,6 +64,8 @@ def activation_series(
     Sigmoid, Tanh, Softplus (any beta), Identity and PowerSum; others, ReLU among them, are refused:
     they have no Taylor series at every point.
     """
+    if order < 0:
+        raise ValueError(f"needs an order >= 0, got {order}")
     if type(activation) not in SERIES:
         known = ", ".join(kind.__name__ for kind in SERIES)
         raise ValueError(
@@ -78,14 +80,14 @@ def network_series(
     start: Float[Tensor, "batch features"],
     moves: Float[Tensor, "batch features"],
     order: int,
-) -> Float[Tensor, "batch units 1+terms"]:
+) -> Float[Tensor, "batch units numbers"]:
     """The terms of the expansion of network(start + moves) at `start`, one unit of output a row.
 
     Number 0 is network(start), number 1 + m the term of degree `degrees(features, order)[m]`. For
     networks of dense layers and activations; costs `order` products of series a hidden unit.
     """
     batch, n = start.shape
-    terms = torch.zeros(batch, n, 1 + len(degrees(n, order)), dtype=start.dtype)
+    terms = start.new_zeros(batch, n, 1 + len(degrees(n, order)))
     terms[:, :, 0] = start
     terms[:, :, 1 : n + 1] = torch.diag_embed(moves)  # the first n degrees are the variables
     for stage in network:
@@ -125,7 +127,8 @@ def _product_table(n: int, order: int) -> tuple[Tensor, Tensor, Tensor]:
             f"series in {n} variables to order {order} need {pairs} products; lower the order"
         )
     kappa = torch.cat([torch.zeros(1, n, dtype=torch.long), degrees(n, order)])
-    code = kappa @ (order + 1) ** torch.arange(n)  # adding degrees adds codes
+    base = order + 1 + order % 2  # odd: powers of an even one vanish modulo 2^64
+    code = kappa @ base ** torch.arange(n)  # adding degrees adds codes
     sorted_codes, number = code.sort()
     size = kappa.sum(1)
     left, right = (size[:, None] + size <= order).nonzero(as_tuple=True)
@@ -133,19 +136,21 @@ def _product_table(n: int, order: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sigmoid(_: nn.Module, z: Tensor, order: int) -> list[Tensor]:
-    """(k + 1) c_{k+1} = c_k - sum_j c_j c_{k-j}, from s' = s - s^2."""
-    c = [torch.sigmoid(z)]
+    """(k + 1) c_{k+1} = c_k - sum_j c_j c_{k-j}, from s' = s - s^2.
+
+    With 1 - s = sigmoid(-z), for in saturated units nothing is left of 1 - s by subtraction.
+    """
+    c, rest = [torch.sigmoid(z)], torch.sigmoid(-z)
     for k in range(order):
-        c.append((c[k] - _convolved(c, k)) / (k + 1))
+        ends = (rest - c[0]) * c[k] if k else c[0] * rest
+        c.append((ends - sum(c[j] * c[k - j] for j in range(1, k))) / (k + 1))
     return c
 
 
-def _tanh(_: nn.Module, z: Tensor, order: int) -> list[Tensor]:
-    """(k + 1) c_{k+1} = [k = 0] - sum_j c_j c_{k-j}, from t' = 1 - t^2."""
-    c = [torch.tanh(z)]
-    for k in range(order):
-        c.append((int(k == 0) - _convolved(c, k)) / (k + 1))
-    return c
+def _tanh(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
+    """c_k = 2^(k+1) s_k with the sigmoid's s_k at 2z, from tanh(z) = 2 sigmoid(2z) - 1."""
+    slopes = _sigmoid(activation, 2 * z, order)[1:]
+    return [torch.tanh(z), *(2 ** (k + 2) * slope for k, slope in enumerate(slopes))]
 
 
 def _softplus(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
@@ -176,10 +181,6 @@ def _power_sum(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
 
 def _identity(_: nn.Module, z: Tensor, order: int) -> list[Tensor]:
     return [z, torch.ones_like(z), *[torch.zeros_like(z)] * (order - 1)]
-
-
-def _convolved(c: list[Tensor], k: int) -> Tensor:
-    return sum(c[j] * c[k - j] for j in range(k + 1))
 
 
 Recursion = Callable[[nn.Module, Tensor, int], list[Tensor]]
