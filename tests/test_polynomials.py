@@ -191,3 +191,21 @@ def test_side_by_side_refuses_rows_it_cannot_share_out(generator):
     two = SideBySide([random_polynomial(generator, 2, 2) for _ in range(2)])
     with pytest.raises(ValueError, match="2 polynomials for 3 rows"):
         two(torch.rand(3, 2, dtype=torch.float64))
+
+
+def test_about_a_point_the_coefficients_are_the_derivatives_there():  # [taylor, Eq. 2]
+    p = monomial(3, 1, 0, coefficient=Fr(2)) + monomial(0, 2, 2, coefficient=Fr(-1, 3))
+    p = p + monomial(1, 0, 0) + constant(Fr(5), 3)
+    point = Fr(1, 2), Fr(-2), Fr(3)
+    moved = p.about(point)
+    for kappa in itertools.product(range(4), repeat=3):
+        derivative, factorials = p, 1
+        for feature, k in enumerate(kappa):
+            for m in range(k):
+                derivative, factorials = derivative.derivative(feature), factorials * (m + 1)
+        assert moved.terms.get(kappa, 0) * factorials == derivative.at(point)
+    x = Fr(7), Fr(1, 3), Fr(-1)
+    assert moved.at([a - b for a, b in zip(x, point, strict=True)]) == p.at(x)
+    for wrong in ([1, 2], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="3 features needs a number for each"):
+            p.about(wrong)

@@ -85,6 +85,11 @@ class Polynomial:
 
     def composed(self, scale: Sequence[Number], shift: Sequence[Number]) -> Polynomial:
         """y -> F(scale * y + shift), feature by feature; a scale of zero is refused."""
+        if not len(scale) == len(shift) == self.n_features:
+            raise ValueError(
+                f"a polynomial of {self.n_features} features needs a number for each,"
+                f" got {list(scale)} and {list(shift)}"
+            )
         if not all(scale):
             raise ValueError(f"an affine change of variables needs scales != 0, got {list(scale)}")
         n = self.n_features
