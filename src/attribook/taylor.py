@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from attribook.polynomials import Number, Polynomial
-from attribook.score import Score, check_inputs
+from attribook.score import Score, check_inputs, plain_gradient
 from attribook.series import activation_series, degrees, network_series
 
 MOST_HESSIAN_NUMBERS = 2**28  # 2 GiB in double precision
@@ -51,6 +51,8 @@ class Effects:
 
     def of(self, *kappa: int) -> Float[Tensor, " batch"]:
         """The effect of one degree, zero if it is not listed."""
+        if len(kappa) != self.degrees.shape[1]:
+            raise ValueError(f"degrees have {self.degrees.shape[1]} entries here, got {kappa}")
         found = (self.degrees == torch.tensor(kappa)).all(1)
         return self.values[:, found].sum(1)
 
@@ -73,7 +75,7 @@ def polynomial_effects(
     baseline: Float[Tensor, "#batch features"] | None = None,
 ) -> Effects:
     """The effects of a polynomial, or of one for each sample: all of them, there is no remainder."""
-    inputs, baseline = check_inputs(inputs, baseline)
+    inputs, baseline = check_flat(inputs, baseline)
     batch = len(inputs)
     each = [polynomials] * batch if isinstance(polynomials, Polynomial) else list(polynomials)
     if len(each) != batch:
@@ -109,7 +111,7 @@ def network_effects(
 
     The model is an nn.Sequential of dense layers and analytic activations, the score a logit.
     """
-    inputs, baseline = check_inputs(inputs, baseline)
+    inputs, baseline = check_flat(inputs, baseline)
     score.outputs_are_fixed()
     if not isinstance(score.model, nn.Sequential) or score.output != "logit":
         raise ValueError(
@@ -137,10 +139,10 @@ def effects_by_autodiff(
         raise ValueError(
             f"nested differentiation goes to order 4, got {order}; use network_effects"
         )
-    inputs, baseline = check_inputs(inputs, baseline)
-    starts = baseline.expand_as(inputs)
+    inputs, baseline = check_flat(inputs, baseline)
+    starts = baseline.expand_as(inputs).contiguous()  # forward mode writes into each row
     kappa = degrees(inputs.shape[1], order)
-    factorials = torch.lgamma(kappa.double() + 1).sum(1).exp().round()
+    factorials = torch.lgamma(kappa.double() + 1).sum(1).exp().round().to(inputs)
     powers = ((inputs - starts)[:, None] ** kappa).prod(2)
     derivatives = []
     for size in range(1, order + 1):
@@ -166,7 +168,7 @@ def neuron_effects(
     orderings = torch.lgamma(size.double() + 1) - torch.lgamma(kappa.double() + 1).sum(1)
     coefficients = activation_series(activation, start, order)[size].T  # (batch, terms)
     powers = (contributions[:, None] ** kappa).prod(2)
-    return Effects(kappa, orderings.exp().round() * coefficients * powers)
+    return Effects(kappa, orderings.exp().round().to(powers) * coefficients * powers)
 
 
 def second_order(
@@ -191,11 +193,24 @@ def second_order(
         along = direction.view(baseline.shape[1:]).expand_as(baseline)
         return jvp(slope, (baseline,), (along,))[1].flatten(1)
 
-    score.outputs_are_fixed()
+    gradient = plain_gradient(score, baseline)  # refuses black boxes, too
     unit = torch.eye(n, dtype=baseline.dtype, device=baseline.device)
     at_once = max(1, ROWS_AT_ONCE // batch)
     hessian = vmap(column, out_dims=2, chunk_size=at_once)(unit)
-    return slope(baseline).flatten(1).detach(), (hessian + hessian.mT).detach() / 2
+    return gradient.flatten(1), (hessian + hessian.mT).detach() / 2
+
+
+def check_flat(
+    inputs: Float[Tensor, "batch ..."], baseline: Float[Tensor, "#batch ..."] | None
+) -> tuple[Tensor, Tensor]:
+    """As `check_inputs`, for what lists effects by the degree of each feature."""
+    inputs, baseline = check_inputs(inputs, baseline)
+    if inputs.dim() != 2:
+        raise ValueError(
+            f"effects are listed for inputs of shape (batch, features), got {tuple(inputs.shape)};"
+            " flatten or group the features, or use second_order"
+        )
+    return inputs, baseline
 
 
 def _mixed(score: Score, start: Tensor, directions: Float[Tensor, "size features"]) -> Tensor:
