@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import shapley_by_permutations
 from torch import nn
 from torch.testing import assert_close
@@ -11,10 +13,12 @@ from attribook.coalitions import (
     coalitions_of_size,
     dividends,
     grid_centres,
+    moebius,
     patch_masks,
     random_coalitions,
     sampled_shapley_values,
     shapley_values,
+    zeta,
 )
 from attribook.criteria import count_passes
 from attribook.methods import occlusion, occlusion_map, prediction_difference, shapley
@@ -63,10 +67,31 @@ def test_sampled_shapley_values_lie_within_their_standard_error(score, x, x0, ge
     assert error.min() > 0
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [-2, 0, 1, 3, 7])
 def test_sampling_needs_an_even_number_of_permutations(score, x, generator, n):
     with pytest.raises(ValueError, match="even number"):
         sampled_shapley_values(MaskedGame(score, x), n, generator)
+
+
+def test_one_order_and_its_reverse_are_exact_for_pairwise_interactions(generator, recwarn):
+    score = Score(lambda z: 2 * z[:, 0] - 3 * z[:, 1] * z[:, 2] + z[:, 0] * z[:, 3])
+    game = MaskedGame(score, torch.randn(3, 4, generator=generator, dtype=torch.float64))
+    mean, error = sampled_shapley_values(game, 2, generator)
+    assert_close(mean, shapley_values(game), atol=1e-14, rtol=0)
+    assert error.shape == mean.shape and error.isnan().all() and not recwarn.list
+
+
+def test_plain_orders_are_drawn_one_by_one(score, x, x0, generator):
+    game = MaskedGame(score, x, x0)
+    mean, error = sampled_shapley_values(game, 401, generator, antithetic=False)
+    assert ((mean - shapley_values(game)) / error).abs().max() < 5  # as above
+    paired = sampled_shapley_values(game, 400, generator)[1]
+    assert (paired < error).all()  # what the reverses are for
+    one, alone = sampled_shapley_values(game, 1, generator, antithetic=False)
+    assert_close(one.sum(1), mean.sum(1), atol=1e-12, rtol=0)
+    assert alone.isnan().all()
+    with pytest.raises(ValueError, match="a permutation or more, got 0"):
+        sampled_shapley_values(game, 0, generator, antithetic=False)
 
 
 def test_dividends_are_the_coefficients_of_a_multilinear_polynomial():
@@ -84,6 +109,33 @@ def test_dividends_of_subsets_add_up_to_the_value_of_a_coalition(score, x, x0):
     below = ((sets[:, None] & sets[None]) == sets[None]).all(2)  # [S, T]: T is a subset of S
     sums = dividends(game) @ below.T.double()
     assert_close(sums, game(sets), atol=1e-12, rtol=0)
+
+
+def test_moebius_is_the_alternating_sum_over_subsets_and_zeta_its_inverse(generator):
+    values = torch.randn(3, 2, 16, generator=generator, dtype=torch.float64)
+    expected = torch.zeros_like(values)
+    for S in range(16):
+        for T in range(16):
+            if T & S == T:
+                expected[..., S] += (-1) ** (S ^ T).bit_count() * values[..., T]
+    found = moebius(values)
+    assert_close(found, expected, atol=1e-14, rtol=0)
+    assert_close(zeta(found), values, atol=1e-14, rtol=0)
+    assert_close(moebius(zeta(values)), values, atol=1e-14, rtol=0)
+
+
+@given(st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=64))
+def test_transforms_of_whole_numbers_undo_each_other_exactly(numbers):
+    whole = torch.tensor(numbers).double()[: 2 ** (len(numbers).bit_length() - 1)]
+    assert zeta(moebius(whole)).equal(whole) and moebius(zeta(whole)).equal(whole)
+    assert zeta(whole)[-1] == whole.sum()  # the grand coalition contains all
+
+
+@pytest.mark.parametrize("shape, length", [((3,), 3), ((16, 6), 6), ((2, 0), 0)])
+def test_transforms_refuse_what_is_not_a_power_of_two(shape, length):
+    for transform in (moebius, zeta):
+        with pytest.raises(ValueError, match=f"2\\^n coalitions along the last axis, got {length}"):
+            transform(torch.zeros(shape))
 
 
 def test_all_coalitions_number_their_players_by_bits():
@@ -117,6 +169,23 @@ def test_large_games_run_in_bounded_batches_with_the_same_result(monkeypatch, sc
     whole = MaskedGame(score, x)(all_coalitions(6))
     monkeypatch.setattr(coalitions, "ELEMENTS_A_PASS", 5 * x.numel())
     assert_close(MaskedGame(score, x)(all_coalitions(6)), whole, atol=1e-15, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n_players", [5, 8, 9])
+def test_points_from_a_table_are_those_of_the_masks_to_the_bit(generator, dtype, n_players):
+    x = torch.randn(3, 2, 20, generator=generator, dtype=torch.float64).to(dtype)
+    x0 = torch.randn(3, 2, 20, generator=generator, dtype=torch.float64).to(dtype)
+    groups = torch.randperm(40, generator=generator).view(2, 20) % n_players
+    seen = []
+    game = MaskedGame(Score(lambda z: seen.append(z) or z.sum((1, 2))), x, x0, groups)
+    sets = random_coalitions(n_players, 3, 1000, generator)
+    by_table, by_masks = game(sets), torch.cat([game(part) for part in sets.split(10)], 1)
+    assert by_table.equal(by_masks)
+    assert len(seen) == 101  # so many coalitions at once take the table, ten do not
+    assert seen[0].equal(torch.cat(seen[1:]))
+    expected = torch.where(sets[:, groups][:, None], x, x0).flatten(0, 1)
+    assert seen[0].equal(expected)
 
 
 def test_prediction_difference_averages_occlusion_over_baselines(score, x, generator):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from attribook.score import Score, check_inputs
 
 ELEMENTS_A_PASS = 2**21  # input numbers in one forward pass
 MOST_PLAYERS = 16
+PLAYERS_A_ROW = 4  # in a table of points
 
 
 class MaskedGame:
@@ -54,14 +57,16 @@ class MaskedGame:
                 f"coalitions have shape {tuple(coalitions.shape)}, wanted (any, {self.n_players})"
             )
         coalitions = coalitions.to(self.inputs.device)
-        at_once = self._at_once()
+        points = self._sums_of_rows() if self._rows_pay(len(coalitions)) else self._by_masks
         return torch.cat(
-            [self._scores(part[:, self.groups]) for part in coalitions.split(at_once)], dim=1
+            [self._scores(points(part)) for part in coalitions.split(self._at_once())], dim=1
         )
 
     def masked(self, masks: Bool[Tensor, "masks *features"]) -> Float[Tensor, "batch masks"]:
         """The score for each mask of features (True = kept), overlapping or not."""
-        return torch.cat([self._scores(part) for part in masks.split(self._at_once())], dim=1)
+        return torch.cat(
+            [self._scores(self._points(part)) for part in masks.split(self._at_once())], dim=1
+        )
 
     def by_player(
         self, attributions: Float[Tensor, "batch *features"]
@@ -82,10 +87,41 @@ class MaskedGame:
         return max(1, ELEMENTS_A_PASS // self.inputs.numel())
 
     @torch.no_grad()
-    def _scores(self, masks: Tensor) -> Tensor:
+    def _scores(self, points: Float[Tensor, "points batch *features"]) -> Tensor:
+        return self.score(points.flatten(0, 1)).view(len(points), -1).T
+
+    def _points(self, masks: Tensor) -> Float[Tensor, "masks batch *features"]:
         kept = masks.to(self.inputs.device)[:, None]  # (masks, 1, *features)
-        points = torch.where(kept, self.inputs, self.baseline)  # (masks, batch, *features)
-        return self.score(points.flatten(0, 1)).view(len(masks), -1).T
+        return torch.where(kept, self.inputs, self.baseline)
+
+    def _by_masks(self, coalitions: Tensor) -> Float[Tensor, "coalitions batch *features"]:
+        return self._points(coalitions[:, self.groups])
+
+    def _rows_pay(self, n_coalitions: int) -> bool:
+        """Whether the table of `_sums_of_rows` is small, and read more often than written."""
+        rows = 2**PLAYERS_A_ROW * math.ceil(self.n_players / PLAYERS_A_ROW)
+        return rows * self.inputs.numel() <= ELEMENTS_A_PASS and 2 * rows < n_coalitions
+
+    def _sums_of_rows(self) -> Callable[[Tensor], Tensor]:
+        """The same points as `_by_masks`, by sums of rows of a table.
+
+        A row holds the numbers of four players, each kept or not, and zeros elsewhere: sums are
+        exact. For a small network masks would cost more than the passes.
+        """
+        choices = all_coalitions(PLAYERS_A_ROW).to(self.groups.device)
+        block, place = self.groups // PLAYERS_A_ROW, self.groups % PLAYERS_A_ROW
+        points = self._points(choices[:, place])  # (choices, batch, *features)
+        blocks = range(math.ceil(self.n_players / PLAYERS_A_ROW))
+        table = torch.cat([torch.where(block == b, points, 0).flatten(1) for b in blocks])
+        bits = 2 ** torch.arange(PLAYERS_A_ROW, device=block.device)
+        starts = len(choices) * torch.arange(len(blocks), device=block.device)
+
+        def points_of(coalitions: Tensor) -> Tensor:
+            whole = F.pad(coalitions, (0, -self.n_players % PLAYERS_A_ROW))
+            rows = (whole.view(len(whole), -1, PLAYERS_A_ROW) * bits).sum(2) + starts
+            return F.embedding_bag(rows, table, mode="sum").view(-1, *self.inputs.shape)
+
+        return points_of
 
 
 def all_coalitions(n_players: int) -> Bool[Tensor, "coalitions players"]:
@@ -95,7 +131,7 @@ def all_coalitions(n_players: int) -> Bool[Tensor, "coalitions players"]:
             f"all coalitions of {n_players} players are 2^{n_players}; at most {MOST_PLAYERS} players,"
             " pass coarser groups or sample"
         )
-    return (torch.arange(2**n_players)[:, None] >> torch.arange(n_players)) % 2 == 1
+    return torch.arange(2**n_players)[:, None] & 2 ** torch.arange(n_players) != 0
 
 
 def coalitions_of_size(n_players: int, size: int) -> Bool[Tensor, "coalitions players"]:
@@ -114,16 +150,40 @@ def random_coalitions(
     return none.scatter(1, order[:, :size], True)
 
 
-def dividends(game: MaskedGame) -> Float[Tensor, "batch coalitions"]:
-    """Harsanyi dividends of all 2^n coalitions, by the fast Moebius transform over 2^n passes.
+def moebius(values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """The dividend of each coalition, in the order of `all_coalitions`; the inverse of `zeta`.
 
-    d(S) = sum_{T subset of S} (-1)^{|S| - |T|} v(T), in the order of `all_coalitions`.
+    d(S) = sum_{T subset of S} (-1)^{|S| - |T|} v(T), by n passes over the 2^n values.
     """
-    values = game(all_coalitions(game.n_players))
-    for player in range(game.n_players):
-        blocks = values.view(len(values), -1, 2, 2**player)  # without, with the player
-        values = torch.stack([blocks[:, :, 0], blocks[:, :, 1] - blocks[:, :, 0]], 2).flatten(1)
+    for player in range(_players(values)):
+        without, joined = values.unflatten(-1, (-1, 2, 2**player)).unbind(-2)
+        values = torch.stack([without, joined - without], -2).flatten(-3)
     return values
+
+
+def zeta(dividends: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """The value of each coalition, the sum of its subsets' dividends; the inverse of `moebius`."""
+    values = dividends
+    for player in range(_players(values)):
+        without, joined = values.unflatten(-1, (-1, 2, 2**player)).unbind(-2)
+        values = torch.stack([without, joined + without], -2).flatten(-3)
+    return values
+
+
+def _players(values: Tensor) -> int:
+    """The n of 2^n values."""
+    length = values.shape[-1]
+    if length < 1 or length & (length - 1):
+        raise ValueError(
+            f"needs one value for each of 2^n coalitions along the last axis, got {length} values;"
+            " number them as all_coalitions(n) does"
+        )
+    return length.bit_length() - 1
+
+
+def dividends(game: MaskedGame) -> Float[Tensor, "batch coalitions"]:
+    """Harsanyi dividends of all 2^n coalitions, from 2^n forward rows; see `moebius`."""
+    return moebius(game(all_coalitions(game.n_players)))
 
 
 def shapley_values(game: MaskedGame) -> Float[Tensor, "batch players"]:
@@ -139,23 +199,31 @@ def shapley_values(game: MaskedGame) -> Float[Tensor, "batch players"]:
 
 
 def sampled_shapley_values(
-    game: MaskedGame, n_permutations: int, generator: torch.Generator
+    game: MaskedGame,
+    n_permutations: int,
+    generator: torch.Generator,
+    antithetic: bool = True,
 ) -> tuple[Float[Tensor, "batch players"], Float[Tensor, "batch players"]]:
-    """Shapley values from random orders and their reverses, and the standard error of each.
+    """Shapley values from random orders and the standard error of each; NaN for a single draw.
 
-    Costs n_permutations * (players + 1) forward rows; an even number, at least four.
+    A draw is an order with its reverse, or one order if not `antithetic`.
+    Costs n_permutations * (players + 1) forward rows.
     """
-    if n_permutations < 4 or n_permutations % 2:
-        raise ValueError(f"needs an even number of permutations >= 4, got {n_permutations}")
+    if n_permutations < 1 + antithetic or antithetic and n_permutations % 2:
+        wanted = "an even number of permutations >= 2" if antithetic else "a permutation or more"
+        raise ValueError(f"needs {wanted}, got {n_permutations}")
     n = game.n_players
-    forward = torch.rand(n_permutations // 2, n, generator=generator).argsort(1)
-    orders = torch.cat([forward, forward.flip(1)])
+    n_draws = n_permutations // (1 + antithetic)
+    orders = torch.rand(n_draws, n, generator=generator).argsort(1)
+    if antithetic:
+        orders = torch.cat([orders, orders.flip(1)])
     rank = orders.argsort(1)
     kept = rank[:, None] < torch.arange(n + 1)[:, None]  # (orders, n + 1, players)
     values = game(kept.flatten(0, 1)).view(-1, len(orders), n + 1)
     gains = values.diff(dim=2).gather(2, rank.to(values.device).expand(len(values), -1, -1))
-    pairs = (gains[:, : len(forward)] + gains[:, len(forward) :]) / 2
-    return pairs.mean(1), pairs.std(1) / math.sqrt(len(forward))
+    draws = gains.unflatten(1, (-1, n_draws)).mean(1)  # (batch, draws, players)
+    error = draws.std(1) if n_draws > 1 else torch.full_like(draws[:, 0], math.nan)
+    return draws.mean(1), error / math.sqrt(n_draws)
 
 
 def patch_masks(

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attribook import methods
-from attribook.coalitions import MaskedGame, dividends
+from attribook.coalitions import MaskedGame, all_coalitions, dividends
 from attribook.criteria import correlation
 from attribook.data import fashion_mnist, mnist5k, photos20
 from attribook.models import load_model, resolve_device, stages
@@ -46,30 +46,31 @@ from attribook.score import Score
 RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
 COLUMNS = ("network", "method", "rows", "ratio to bare", "range", "target", "captum", "same map")
 NETWORKS = ("mlp-relu", "cnn-relu", "fashion-tanh", "vgg-small", "lite0")
+GAMES = ("mlp-sigmoid", "lite0-game")
 PLAYERS, BASELINES = 6, 4
 SHORTEST = 0.05  # seconds of bare passes in one timing
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network with the inputs to explain; `players` cut them into PLAYERS groups of features."""
+    """A network with the inputs to explain, or with one input and the sizes of games played on it."""
 
     name: str
     model: nn.Sequential
     inputs: Tensor
     n_steps: int
     layers: tuple[str, ...] = ()  # whose neurons are explained
+    games: tuple[tuple[int, int], ...] = ()  # players and coalitions of each
 
     @property
     def score(self) -> Score:
         """The score of class 0, the same for everybody."""
         return Score(self.model, 0)
 
-    @property
-    def players(self) -> Tensor:
-        """Group 0 to PLAYERS - 1 of every feature, in order of the features."""
+    def players(self, n: int = PLAYERS) -> Tensor:
+        """Group 0 to n - 1 of every feature, in order of the features."""
         features = self.inputs[0].numel()
-        numbers = torch.arange(features, device=self.inputs.device) * PLAYERS // features
+        numbers = torch.arange(features, device=self.inputs.device) * n // features
         return numbers.view_as(self.inputs[0])
 
 
@@ -91,9 +92,11 @@ class Case:
 
 
 def cases(at: Setting) -> list[Case]:
-    """The methods compared on one network."""
+    """The methods compared on one network, or the games played on it."""
+    if at.games:
+        return [game_case(at, n, first) for n, first in at.games]
     score, x, n = at.score, at.inputs, at.n_steps
-    batch, one, k, groups = len(x), torch.zeros_like(x[:1]), BASELINES, at.players
+    batch, one, k, groups = len(x), torch.zeros_like(x[:1]), BASELINES, at.players()
     greys = torch.linspace(0, 0.3, k, device=x.device).view(-1, *[1] * (x.dim() - 1))
     many = greys.expand(k, *x.shape[1:]).contiguous()
     lrp = _captum_lrp(at.model)
@@ -176,6 +179,18 @@ def cases(at: Setting) -> list[Case]:
         ),
         *(case for layer in at.layers for case in neuron_cases(at, layer)),
     ]
+
+
+def game_case(at: Setting, n: int, first: int) -> Case:
+    """The values of the first of all 2^n coalitions in the game of n players."""
+    score, groups = at.score, at.players(n)
+    return Case(
+        f"all 2^{n} values" if first == 2**n else f"{first} of all 2^{n} values",
+        lambda: MaskedGame(score, at.inputs, None, groups)(all_coalitions(n)[:first]),
+        first,
+        False,
+        1.2,
+    )
 
 
 def neuron_cases(at: Setting, layer: str) -> list[Case]:
@@ -280,11 +295,15 @@ def settings(names: tuple[str, ...], device: torch.device) -> Iterator[Setting]:
         "fashion-tanh": clothes,
         "vgg-small": small,
         "lite0": photos,
+        "mlp-sigmoid": digits[:1],
+        "lite0-game": photos[:1],
     }
     layers = {"fashion-tanh": ("act4", "pool1"), "lite0": ("group3.1",)}
+    games = {"mlp-sigmoid": ((12, 2**12), (16, 2**16)), "lite0-game": ((12, 130),)}
     for name in names:
-        model = vgg_small() if name == "vgg-small" else load_model(name)
-        yield Setting(name, model.to(device), inputs[name], 20, layers.get(name, ()))
+        model = vgg_small() if name == "vgg-small" else load_model(name.removesuffix("-game"))
+        of = {"layers": layers.get(name, ()), "games": games.get(name, ())}
+        yield Setting(name, model.to(device), inputs[name], 20, **of)
 
 
 def vgg_small() -> nn.Sequential:
@@ -369,7 +388,7 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
     "--network",
     "names",
     multiple=True,
-    type=click.Choice(NETWORKS),
+    type=click.Choice(NETWORKS + GAMES),
     help="Only these networks; nothing is written then.",
 )
 def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
@@ -377,7 +396,7 @@ def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
     warnings.filterwarnings("ignore", module="captum")
     place = resolve_device(device)
     rows = []
-    for at in settings(names or NETWORKS, place):
+    for at in settings(names or NETWORKS + GAMES, place):
         for case in tqdm(cases(at), desc=at.name, leave=False):
             rows.append(measure(at, case, repeats))
             tqdm.write("  ".join(str(cell) for cell in rows[-1]))
