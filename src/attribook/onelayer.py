@@ -107,36 +107,23 @@ class Rule:
         LRP ignores the reference (None means zeros). `multiplier` is relevance over change where
         that is known: without it a unit that does not change hands nothing on.
         """
-        inputs, reference = check_inputs(inputs, reference)
-        units, features = layer.weight.shape
-        check_finite(relevance, "relevance")
-        given = [tuple(one.shape) for one in (inputs, relevance, multiplier) if one is not None]
-        wanted = [(len(inputs), features), (len(inputs), units), (len(inputs), units)]
-        if given != wanted[: len(given)]:
-            raise ValueError(
-                f"a layer from {features} to {units} needs inputs (batch, {features}), relevance and"
-                f" multiplier (batch, {units}), got {given}"
-            )
-        moves = inputs - reference if self.compares else inputs
-        start = layer.bias.expand(len(reference), units)
-        if self.compares:
-            start = start + reference @ layer.weight.T
-        most = layer.seen.shape[1]
-        width = 2**most if most <= MOST_EXACT else most
+        inputs, reference = check_inputs(inputs, reference if self.compares else None)
+        _check_shapes(layer, inputs, relevance, multiplier)
+        start, moves = layer.bias + reference @ layer.weight.T, inputs - reference
         total, lost = torch.zeros_like(inputs), []
-        for block in torch.arange(units).split(max(1, NUMBERS_AT_ONCE // (width * len(inputs)))):
+        most = layer.seen.shape[1]
+        width = (2**most if most <= MOST_EXACT else most) * len(inputs)
+        for block in torch.arange(len(layer.bias)).split(max(1, NUMBERS_AT_ONCE // width)):
             seen = layer.seen[block]
             weight = layer.weight[block].gather(1, seen)
-            contributions = weight * moves[:, seen]  # (batch, block, most)
-            z, held = start[:, block, None], relevance[:, block, None]
-            shares = self.slopes(layer.activation, z, contributions)
-            if not self.compares:
-                shares = shares * held
-            elif multiplier is not None:
-                shares = shares * multiplier[:, block, None]
-            else:
+            contributions, z = weight * moves[:, seen], start[:, block, None]
+            held = relevance[:, block, None]
+            if self.compares and multiplier is not None:
+                held = multiplier[:, block, None]
+            elif self.compares:
                 reached = z + contributions.sum(2, keepdim=True)
-                shares = shares * _over(held, layer.activation(reached) - layer.activation(z))
+                held = _over(held, layer.activation(reached) - layer.activation(z))
+            shares = self.slopes(layer.activation, z, contributions) * held  # (batch, block, most)
             lost.append(relevance[:, block] - (contributions * shares).sum(2))
             total.index_add_(1, seen.flatten(), (weight * shares).flatten(1))
         if not torch.isfinite(total).all():
@@ -238,8 +225,7 @@ def _by_coalitions(activation: Activation, start: Tensor, contributions: Tensor)
     bits = torch.arange(2**n, device=contributions.device)[:, None]
     member = (bits >> torch.arange(n, device=bits.device)) % 2 == 1  # (coalitions, n)
     size = member.sum(1)
-    share = [1 / (n * math.comb(n - 1, k)) for k in range(n)]
-    share = contributions.new_tensor(share)
+    share = contributions.new_tensor([1 / (n * math.comb(n - 1, k)) for k in range(n)])
     joins = share[(size - 1).clamp(min=0)][:, None] * member
     stays_out = share[size.clamp(max=n - 1)][:, None] * ~member
     sums = start + contributions @ member.T.to(contributions)  # (batch, units, coalitions)
@@ -362,6 +348,20 @@ def _matrix(flat: nn.Sequential, shape: Sequence[int], like: Tensor) -> tuple[Te
     named = flat.named_parameters()
     no_bias = {name: torch.zeros_like(one) for name, one in named if name.endswith("bias")}
     return functional_call(flat, no_bias, (torch.eye(features).to(like),)).T.contiguous(), bias
+
+
+def _check_shapes(
+    layer: Layer, inputs: Tensor, relevance: Tensor, multiplier: Tensor | None
+) -> None:
+    check_finite(relevance, "relevance")
+    units, features = layer.weight.shape
+    given = [tuple(one.shape) for one in (inputs, relevance, multiplier) if one is not None]
+    wanted = [(len(inputs), features), (len(inputs), units), (len(inputs), units)]
+    if given != wanted[: len(given)]:
+        raise ValueError(
+            f"a layer from {features} to {units} needs inputs (batch, {features}), relevance and"
+            f" multiplier (batch, {units}), got {given}"
+        )
 
 
 def _by_sign(contributions: Tensor) -> tuple[Tensor, Tensor]:
