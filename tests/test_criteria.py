@@ -1,7 +1,10 @@
+import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
@@ -9,14 +12,21 @@ from attribook.baselines import blur, mean, zero
 from attribook.coalitions import MaskedGame, grid_centres
 from attribook.criteria import (
     box_gain,
+    box_overlap,
     coherence,
     correlation,
     count_passes,
+    infidelity,
     lag1_autocorrelation,
+    literal_sums,
+    mask_sums,
     occlusion_focus,
     relative_total_variation,
+    removal_drops,
+    scaled_sums,
     sensitivity_n,
     sign_flip_rate,
+    square_masks,
 )
 from attribook.methods import gradient, integrated_gradients
 from attribook.score import Score
@@ -116,3 +126,171 @@ def test_baselines_have_a_row_for_each_sample_or_one_for_all(generator):
     assert_close(blurred[0, 0, 0, 0], images[0, 0, :2, :2].sum() / 9)  # zeros outside
     with pytest.raises(ValueError, match="odd size"):
         blur(images, 4)
+
+
+def test_there_are_5605_squares_of_side_1_to_10_in_a_digit():
+    squares = square_masks()
+    assert squares.shape == (5605, 28, 28) and len(squares.unique(dim=0)) == 5605
+    expected = [
+        [(r, c) for r in range(row, row + 2) for c in range(column, column + 2)]
+        for row in range(3)
+        for column in range(3)
+    ]
+    assert [[tuple(p) for p in m.nonzero().tolist()] for m in square_masks(4, [2])] == expected
+    for sides in ([0], [5]):
+        with pytest.raises(ValueError, match="sides 1 to 4, got"):
+            square_masks(4, sides)
+
+
+@pytest.fixture
+def judged(generator):
+    """Two methods' maps of three images of two channels, the masks, and the drops of a tanh."""
+    shape = (3, 2, 5, 5)
+    weight, x = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    maps = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    score = Score(lambda z: (z * weight[0]).flatten(1).sum(1).tanh())
+    return maps, x, square_masks(5, range(1, 4)), score
+
+
+def infidelity_by_loops(a, x, removed, score, variant):
+    """Eq. 50 for one map, mask by mask, with beta from the normal equation."""
+    told, seen = [], []
+    for mask in removed:
+        p = x * mask
+        told.append(float((p * a).sum() if variant is literal_sums else (mask * a).sum()))
+        seen.append(float(score(x[None])[0] - score((x - p)[None])[0]))
+    beta = 1.0
+    if variant is scaled_sums:
+        beta = sum(t * s for t, s in zip(told, seen, strict=True)) / sum(t * t for t in told)
+    return sum((beta * t - s) ** 2 for t, s in zip(told, seen, strict=True)) / len(told)
+
+
+@pytest.mark.parametrize("variant", [literal_sums, mask_sums, scaled_sums])
+def test_infidelity_is_eq50_for_each_map(judged, variant):  # [taylor, Eq. 50]
+    maps, x, removed, score = judged
+    drops = removal_drops(MaskedGame(score, x), removed)
+    found = infidelity(maps, x, removed, drops, variant)
+    expected = [
+        [infidelity_by_loops(a, one, removed, score, variant) for a, one in zip(m, x, strict=True)]
+        for m in maps
+    ]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    assert_close(infidelity(maps[1], x, removed, drops, variant), found[1], atol=0, rtol=1e-14)
+
+
+def test_contributions_to_a_linear_score_are_faithful_unless_x_enters_twice(generator):
+    weight = torch.randn(1, 6, 6, generator=generator, dtype=torch.float64)
+    grey = torch.rand(2, 1, 6, 6, generator=generator, dtype=torch.float64)
+    removed = square_masks(6, range(1, 4))
+    for x in (grey, (grey > 0.5).double()):
+        drops = removal_drops(
+            MaskedGame(Score(lambda z: (z * weight).flatten(1).sum(1)), x), removed
+        )
+        told = {v: infidelity(weight * x, x, removed, drops, v) for v in (mask_sums, literal_sums)}
+        assert told[mask_sums].max() < 1e-24
+        assert (told[literal_sums].min() > 1e-3) == (x is grey)
+        assert (told[literal_sums].max() < 1e-24) == (x is not grey)
+        assert infidelity(weight.expand_as(x), x, removed, drops, literal_sums).max() < 1e-24
+
+
+def test_the_best_factor_never_hurts_and_forgets_the_scale(judged):
+    maps, x, removed, score = judged
+    drops = removal_drops(MaskedGame(score, x), removed)
+    nothing = infidelity(torch.zeros_like(x), x, removed, drops)
+    assert_close(nothing, drops.square().mean(1))  # no NaN from 0/0
+    for variant in (literal_sums, mask_sums):
+        assert_close(infidelity(0 * x, x, removed, drops, variant), nothing)
+    best = infidelity(maps, x, removed, drops)
+    assert (best <= infidelity(maps, x, removed, drops, mask_sums) + 1e-14).all()
+    assert (best <= nothing + 1e-14).all()
+    for factor in (7, -7):
+        assert_close(infidelity(factor * maps, x, removed, drops), best, atol=0, rtol=1e-12)
+
+
+def test_blank_squares_add_nothing_to_the_literal_measure(judged):
+    maps, x, removed, score = judged
+    x = x.clone()
+    x[:, :, :, :3] = 0
+    drops = removal_drops(MaskedGame(score, x), removed)
+    blank = ~removed[:, :, 3:].flatten(1).any(1)
+    found = infidelity(maps, x, removed, drops, literal_sums)
+    kept = infidelity(maps, x, removed[~blank], drops[:, ~blank], literal_sums)
+    assert blank.any()
+    assert_close(found, kept * (~blank).sum() / len(blank), atol=0, rtol=1e-12)
+
+
+def test_drops_cost_one_row_a_mask_however_many_maps_are_judged(generator):
+    net = nn.Sequential(nn.Flatten(), random_mlp(nn.Tanh, generator, sizes=(25, 4, 2))).eval()
+    x = torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64)
+    removed = square_masks(5, [1, 2])
+    with count_passes(net) as passes:
+        drops = removal_drops(MaskedGame(Score(net, 0), x), removed)
+        infidelity(torch.stack([x, x, x]), x, removed, drops)
+    assert passes.forward_rows == 2 * (len(removed) + 1)
+
+
+def test_infidelity_refuses_what_it_cannot_judge(judged):
+    maps, x, removed, score = judged
+    drops = removal_drops(MaskedGame(score, x), removed)
+    with pytest.raises(ValueError, match="must end like inputs"):
+        infidelity(maps[:, :2], x, removed, drops)
+    with pytest.raises(ValueError, match=r"must be \(batch, masks\) = \(3, 50\)"):
+        infidelity(maps, x, removed, drops[:, :7])
+    with pytest.raises(ValueError, match="attributions hold 1 values that are not finite"):
+        infidelity(
+            maps.flatten().index_fill(0, torch.tensor(4), math.nan).view_as(maps), x, removed, drops
+        )
+    with pytest.raises(ValueError, match="drops hold 3 values"):
+        infidelity(maps, x, removed, drops.index_fill(1, torch.tensor(4), math.inf))
+
+
+def test_the_overlap_with_a_box_by_hand():  # [taylor, Eq. 51]
+    box = torch.zeros(1, 6, 6, dtype=torch.bool)
+    box[0, :2, :3] = True
+    two = box.clone()
+    two[0, 4, 4] = True
+    maps = box.double()
+    assert box_overlap(maps, box) == 1 == box_overlap(-maps, box)
+    assert box_overlap(1 - maps, box) == 0
+    assert box_overlap(torch.full_like(maps, -0.3), box) == 6 / 36
+    assert box_overlap(torch.zeros_like(maps), box) == 6 / 36
+    assert box_overlap(maps, two) == (6 + 1 / 30) / 7  # the seventh among thirty that tie
+    channels = torch.stack([maps + 5, -5 * torch.ones_like(maps)], 1)
+    assert box_overlap(channels, box) == 1
+    assert box_overlap(torch.stack([maps, -maps], 1), box) == 6 / 36  # they cancel
+
+
+@given(
+    st.lists(st.integers(-2, 2), min_size=6, max_size=6),
+    st.lists(st.booleans(), min_size=6, max_size=6).filter(any),
+)
+def test_ties_are_broken_as_by_the_mean_over_all_orders(values, box):
+    size, total, orders = sum(box), 0, list(itertools.permutations(range(6)))
+    for order in orders:
+        ranked = sorted(order, key=lambda i: -abs(values[i]))  # stable: ties stay in order
+        total += sum(box[i] for i in ranked[:size]) / size
+    found = box_overlap(
+        torch.tensor([values]).double().view(1, 2, 3), torch.tensor([box]).view(1, 2, 3)
+    )
+    assert abs(float(found) - total / len(orders)) < 1e-12
+
+
+def test_random_maps_overlap_as_the_area_and_samples_do_not_mix(generator):
+    masks = torch.zeros(2000, 10, 10, dtype=torch.bool)
+    masks[:, 2:6, 3:8] = True
+    maps = torch.randn(2000, 10, 10, generator=generator)
+    found = box_overlap(maps, masks)
+    assert abs(found.mean() - 0.2) < 4 * found.std() / 2000**0.5
+    alone = torch.cat([box_overlap(m[None], b[None]) for m, b in zip(maps, masks, strict=True)])
+    assert found.equal(alone)
+
+
+def test_overlap_needs_a_box_and_numbers():
+    masks = torch.ones(3, 2, 2, dtype=torch.bool)
+    masks[1] = False
+    with pytest.raises(ValueError, match=r"boxes of samples \[1\] are empty"):
+        box_overlap(torch.ones(3, 2, 2), masks)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="maps hold 4 values that are not finite"):
+            box_overlap(torch.full((1, 2, 2), bad), masks[:1])

@@ -6,7 +6,7 @@ Maps have shape (batch, height, width), attributions summed over channels; an un
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -87,6 +87,106 @@ def box_gain(maps: Maps, masks: Bool[Tensor, "batch height width"]) -> PerMap:
     return share / masks.to(maps).mean((1, 2))
 
 
+def box_overlap(
+    maps: Float[Tensor, "batch *channels height width"],
+    masks: Bool[Tensor, "batch height width"],
+) -> PerMap:
+    """The share of the box among as many pixels with the largest |attribution|; by chance its area.
+
+    |B and M| / |B|, |M| = |B|.   [taylor, Eq. 51] Channels are added up first. Where pixels tie
+    for the last places of M, the expectation over random orders of them.
+    """
+    strength = maps.flatten(1).unflatten(1, (-1, masks[0].numel())).double().sum(1).abs()
+    _refuse_non_finite(strength, "maps")
+    inside = masks.flatten(1)
+    size = inside.sum(1, keepdim=True)
+    if not size.all():
+        empty = (size == 0).flatten().nonzero().flatten().tolist()
+        raise ValueError(f"the boxes of samples {empty} are empty; leave out samples without a box")
+    weakest = strength.sort(1, descending=True).values.gather(1, size - 1)  # in M
+    chosen, tied = strength > weakest, strength == weakest
+    places = (size - chosen.sum(1, keepdim=True)) / tied.sum(1, keepdim=True).double()
+    return ((chosen + places * tied) * inside).sum(1) / size.flatten()
+
+
+def square_masks(
+    size: int = 28, sides: Iterable[int] = range(1, 11)
+) -> Bool[Tensor, "masks size size"]:
+    """All squares of these sides inside an image of `size` x `size` pixels; True = in the square."""
+    place = torch.arange(size)
+    squares = []
+    for side in sides:
+        if not 1 <= side <= size:
+            raise ValueError(
+                f"a square in {size} x {size} pixels has sides 1 to {size}, got {side}"
+            )
+        first = torch.arange(size - side + 1)[:, None]
+        strips = (first <= place) & (place < first + side)  # (places, size)
+        squares.append((strips[:, None, :, None] & strips[:, None]).flatten(0, 1))
+    return torch.cat(squares)
+
+
+def removal_drops(
+    game: MaskedGame, removed: Bool[Tensor, "masks height width"]
+) -> Float[Tensor, "batch masks"]:
+    """f(x) - f(x with these pixels at the baseline): what the attributions of a game should tell.
+
+    One forward row a mask, for all methods together.
+    """
+    kept = ~removed[:, None]  # (masks, 1, height, width)
+    return game.masked(torch.ones_like(kept[:1])) - game.masked(kept)
+
+
+Drops = Float[Tensor, "*methods batch masks"]  # in double precision
+
+
+def literal_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
+    """p'a with p = x in the mask and 0 outside, as printed: made for gradients, not contributions."""
+    return mask_sums(inputs.double() * attributions, inputs, removed, drops)
+
+
+def mask_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
+    """The attributions summed over each mask; contributions hold the factor x already."""
+    masks = removed.flatten(1).double()
+    batch = attributions.dim() - inputs.dim()
+    pixels = attributions.double().flatten(batch + 1).unflatten(-1, (-1, masks.shape[1])).sum(-2)
+    return pixels @ masks.T
+
+
+def scaled_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
+    """`mask_sums` times the factor of each map that fits the drops best, of either sign."""
+    sums = mask_sums(attributions, inputs, removed, drops)
+    square = sums.square().sum(-1, keepdim=True)
+    return sums * (sums * drops).sum(-1, keepdim=True) / square.where(square > 0, 1)
+
+
+def infidelity(
+    attributions: Float[Tensor, "*methods_batch_features"],
+    inputs: Float[Tensor, "batch *features"],
+    removed: Bool[Tensor, "masks height width"],
+    drops: Float[Tensor, "batch _"],
+    predicted: Callable[[Tensor, Tensor, Tensor, Tensor], Drops] = scaled_sums,
+) -> Float[Tensor, "*methods batch"]:
+    """The mean squared error of the drops that attributions predict, over all masks.
+
+    E_p (p'a - (f(x) - f(x - p)))^2   [taylor, Eq. 50]. `predicted` is what p'a means:
+    literal_sums (the paper's), mask_sums or scaled_sums. Axes of `attributions` before those of
+    the inputs, say one for methods, stay. `drops` come from `removal_drops`, once for all.
+    """
+    if attributions.shape[attributions.dim() - inputs.dim() :] != inputs.shape:
+        raise ValueError(
+            f"attributions {tuple(attributions.shape)} must end like inputs {tuple(inputs.shape)}"
+        )
+    if drops.shape != (len(inputs), len(removed)):
+        raise ValueError(
+            f"drops {tuple(drops.shape)} must be (batch, masks) = {(len(inputs), len(removed))}"
+        )
+    _refuse_non_finite(attributions, "attributions")
+    _refuse_non_finite(drops, "drops")
+    told = predicted(attributions, inputs, removed, drops.double())
+    return (told - drops).square().mean(-1)
+
+
 class Focus(NamedTuple):
     """Share of the strongest cells on the subject, the same by chance, and kappa between them."""
 
@@ -150,3 +250,8 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
 
 def _neighbour_products(maps: Maps) -> tuple[Tensor, Tensor]:
     return maps[:, :, 1:] * maps[:, :, :-1], maps[:, 1:] * maps[:, :-1]
+
+
+def _refuse_non_finite(values: Tensor, what: str) -> None:
+    if bad := int((~values.isfinite()).sum()):
+        raise ValueError(f"{what} hold {bad} values that are not finite; no number can judge them")
