@@ -391,3 +391,89 @@ def test_a_flow_refuses_weights_that_do_not_fit_a_grid(ax):
         plots.flow(ax, np.zeros((2, 2)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="not finite"):
         plots.flow(ax, np.full((1, 2), np.nan), np.zeros((2, 1)))
+
+
+def bars_of(ax):
+    """The segments of shares: row, left end and width, in the order drawn."""
+    return [(round(b.get_y() + b.get_height() / 2), b.get_x(), b.get_width()) for b in ax.patches]
+
+
+def test_shares_follow_each_other_on_their_side_of_zero(ax):
+    weights = torch.tensor([[2.0, -1.0, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    members = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 1, 1], [1, 1, 0]]).bool()
+    effects = ["a", "b", "c", "d"]
+    assert plots.shares(ax, weights, members, effects, ["x", "y", "z"], title="LRP") is ax
+    assert bars_of(ax) == [
+        (0, 0, 2),
+        (0, 0, -1),
+        (1, 0, 0.25),
+        (1, 0.25, 0.5),
+        (1, 0.75, 0.25),
+        (3, 0, 1),
+        (3, 1, 1),
+    ]
+    assert [b.get_hatch() is not None for b in ax.patches] == [False, True] + 5 * [False]
+    assert len({b.get_facecolor() for b in ax.patches[2:5]}) == 3
+    totals = {t.xy[1]: t.get_text() for t in ax.texts if hasattr(t, "xy")}
+    assert totals == {2: "0", 3: "2"}  # 1 is the line
+    assert [line.get_xdata()[0] for line in ax.lines] == [0, 1]
+    assert [t.get_text() for t in ax.get_yticklabels()] == effects and ax.yaxis_inverted()
+    assert ax.get_title() == "LRP"
+    low, high = ax.get_xlim()
+    assert low < -1 and high > 2
+
+
+def test_panels_of_shares_have_one_scale_and_their_key_leaves_it_alone():
+    fig, axes = plots.subplots(1, 3, share=True)
+    for ax, weight in zip(axes[0], (3.0, -2.0), strict=False):
+        plots.shares(ax, [[weight]], [[True]], ["a"], ["x"])
+    plots.shares_key(axes[0, 2], ["x"])
+    low, high = axes[0, 0].get_xlim()
+    assert (low, high) == axes[0, 1].get_xlim() and low < -2 and high > 3
+    assert [t.get_text() for t in axes[0, 0].get_yticklabels()] == ["a"]
+    texts = [t.get_text() for t in axes[0, 2].get_legend().get_texts()]
+    assert texts == ["to x", "to one not in the effect", "the effect, once", "total, if not 1"]
+    plt.close(fig)
+
+
+def test_shares_refuse_what_does_not_fit(ax):
+    with pytest.raises(ValueError, match=r"weights \(1, 2\) and members \(1, 1\) must be"):
+        plots.shares(ax, [[1, 0]], [[True]], ["a"], ["x", "y"])
+    with pytest.raises(ValueError, match="shares has 1 values that are not finite"):
+        plots.shares(ax, [[np.nan]], [[True]], ["a"], ["x"])
+
+
+def test_points_stand_at_their_centres_with_their_spread_and_labels_apart(ax):
+    samples = {f"m{i}": [1.0 + 0.001 * i, 3.0 + 0.001 * i] for i in range(6)}
+    groups = {"all": samples, "not all": {"far": torch.tensor([7.0, 9.0])}}
+    assert plots.points(ax, groups, ylabel="infidelity", title="MLP") is ax
+    marks = [line for line in ax.lines if line.get_marker() != "None"]
+    assert [line.get_ydata()[0] for line in marks] == pytest.approx(
+        [2 + 0.001 * i for i in range(6)] + [8]
+    )
+    assert len({(line.get_marker(), line.get_color()) for line in marks}) == 2
+    bars = [bar.get_segments()[0][:, 1].tolist() for bar in ax.collections]
+    assert bars[6] == [7, 9] and bars[0] == [1, 3]  # the mean, less and plus its error of 1
+    plots.png(ax.figure)
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["all", "not all"]
+    assert ax.get_ylabel() == "infidelity" and ax.get_title() == "MLP"
+
+
+def test_points_on_a_log_scale_keep_their_labels_inside(ax):
+    groups = {"all": {"a": [1e-3] * 2, "b": [1.1e-3] * 2}, "not all": {"c": [1e3] * 2}}
+    plots.points(ax, groups, ylabel="infidelity", log=True)
+    low, high = ax.get_ylim()
+    assert ax.get_yscale() == "log"
+    assert all(low < text.get_position()[1] < high for text in ax.texts)
+    with pytest.raises(ValueError, match="a log scale has no place for -1"):
+        plots.points(ax, {"all": {"a": [0.0, 2.0, -2.0]}}, ylabel="y", log=True, spread=low_high)
+    with pytest.raises(ValueError, match="50 labels do not fit"):
+        plots.points(ax, {"all": {str(i): [i, i] for i in range(50)}}, ylabel="y")
+    with pytest.raises(ValueError, match='method "a" has 1 values that are not finite'):
+        plots.points(ax, {"all": {"a": [np.nan, 1.0]}}, ylabel="y")
+
+
+def low_high(samples):
+    return samples.mean(0) - 1, samples.mean(0) + 1

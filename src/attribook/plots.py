@@ -17,12 +17,14 @@ import torch
 from cycler import cycler
 from IPython import get_ipython
 from IPython.display import display
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from attribook.data import GREY, PIXEL_SCALE, Box
@@ -49,6 +51,8 @@ NUMBER = {  # of a leg: in a white disc on it
     "fontsize": SMALL_TEXT,
     "bbox": {"boxstyle": "circle,pad=0.02", "facecolor": "white", "edgecolor": "none"},
 }
+SEGMENT = {"height": 0.72, "linewidth": 0.8, "zorder": 2}
+READABLE = 0.45  # the share from which a segment bears its variable's name
 MIDDLE = np.array([0.503, 0.498])  # a little beside it: a line through the middle has a side, too
 STYLE = {
     "savefig.dpi": "figure",
@@ -321,8 +325,7 @@ def matrix(
     colours, low, high = _scale(values, limits)
     drawn = ax.imshow(values, colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
-        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        ink = _ink(drawn.cmap(drawn.norm(value)) if np.isfinite(value) else "white")
         text = f"{value:.3g}" if np.isfinite(value) else "-"
         ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=SMALL_TEXT)
     ax.set_xticks(range(len(column_labels)), column_labels, rotation=30, ha="right")
@@ -330,6 +333,143 @@ def matrix(
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def shares(
+    ax: Axes,
+    weights: Real[Array, "effects variables"] | Sequence[Numbers],
+    members: Bool[Array, "effects variables"] | Sequence[Sequence[bool]],
+    effect_labels: Sequence[str],
+    variable_labels: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a bar for each effect, cut into the shares of it that variables receive.
+
+    Shares above 0 follow each other to the right of 0, those below to the left; the line at 1 is
+    the whole effect. White and hatched: given to a variable that is no member of the effect.
+    A total other than 1 is printed. `shares_key` explains the signs to the reader.
+    """
+    weights, members = _array(weights), _array(members)
+    wanted = (len(effect_labels), len(variable_labels))
+    if weights.shape != wanted or members.shape != wanted or wanted[1] > len(COLOURS):
+        raise ValueError(
+            f"weights {weights.shape} and members {members.shape} must be (effects, variables) like "
+            f"the labels {wanted}, with at most {len(COLOURS)} variables"
+        )
+    _finite(weights, "shares")
+    ends = np.zeros((len(weights), 2))  # of the shares below and above zero
+    for (effect, variable), weight in np.ndenumerate(weights):
+        if abs(weight) > 1e-9:
+            side = int(weight > 0)
+            place = {"y": effect, "left": ends[effect, side], "width": weight}
+            own = bool(members[effect, variable])
+            (bar,) = ax.barh(**place, **SEGMENT, **_segment(variable, own))
+            if abs(weight) >= READABLE:
+                middle = ends[effect, side] + weight / 2
+                middle -= 0.3 * (abs(middle - 1) < 0.2)  # not under the line
+                _name(ax, middle, effect, variable_labels[variable], variable if own else None)
+            ends[effect, side] += weight
+    for effect, total in enumerate(weights.sum(1)):
+        if abs(total - 1) > 1e-6:
+            beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            text = f"{total:.2g}" if abs(total) > 1e-9 else "0"
+            ax.annotate(text, (ends[effect, 1], effect), **beside, fontsize=SMALL_TEXT, zorder=5)
+    ax.axvline(0, color="#888888", linewidth=0.8, zorder=3)
+    ax.axvline(1, color="black", linewidth=1.4, zorder=3)
+    low, high = min(ends.min(), 0) - 0.1, max(ends.max(), 1) + 0.5
+    if ax.get_autoscalex_on():  # the first of these Axes
+        ax.set_xlim(low, high)
+    else:
+        ax.set_xlim(min(low, ax.get_xlim()[0]), max(high, ax.get_xlim()[1]))
+    ax.set_yticks(range(len(effect_labels)), effect_labels)
+    ax.set_ylim(len(effect_labels) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(mpl.ticker.MultipleLocator(1))
+    ax.grid(False)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def shares_key(ax: Axes, variable_labels: Sequence[str]) -> Axes:
+    """The Axes with nothing but the key to `shares`."""
+    signs = [Patch(**_segment(i, True), linewidth=0.8) for i in range(len(variable_labels))]
+    signs += [
+        Patch(**_segment(0, False) | {"edgecolor": "#555555"}, linewidth=0.8),
+        Line2D([], [], color="black", linewidth=1.4),
+        Line2D([], [], color="black", linestyle="", marker="$2$", markersize=6, markeredgewidth=0),
+    ]
+    texts = [f"to {label}" for label in variable_labels]
+    texts += ["to one not in the effect", "the effect, once", "total, if not 1"]
+    ax.set_axis_off()
+    ax.legend(signs, texts, loc="center", title="share of an effect", title_fontsize=TEXT)
+    return ax
+
+
+def points(
+    ax: Axes,
+    groups: dict[str, dict[str, Real[Array, " samples"] | Numbers]],
+    *,
+    ylabel: str,
+    log: bool = False,
+    centre: Callable = np.mean,
+    spread: Spread = standard_error,
+    title: str | None = None,
+) -> Axes:
+    """The Axes with a column of labelled points for each group: a method's centre and its spread.
+
+    `groups` gives each method's samples, by group and method. Labels stand beside the points, as
+    near in height as they can without overlap.
+    """
+    cells = [
+        {name: _array(v).astype(float)[:, None] for name, v in g.items()} for g in groups.values()
+    ]
+    for name, samples in ((n, v) for cell in cells for n, v in cell.items()):
+        _finite(samples, f'method "{name}"')
+    columns = [
+        {n: (float(centre(v, axis=0)[0]), *np.ravel(spread(v))) for n, v in cell.items()}
+        for cell in cells
+    ]
+    drawn = np.array([numbers for column in columns for numbers in column.values()])
+    if log and drawn.min() <= 0:
+        raise ValueError(
+            f"a log scale has no place for {drawn.min():.3g}, a centre or an end of a spread; "
+            "pass spread=middle_half or log=False"
+        )
+    scale = np.log10 if log else np.asarray
+    low, high = scale(drawn.min()), scale(drawn.max())
+    edge = 0.06 * (high - low) or 0.5
+    low, high = low - edge, high + edge
+    back = (lambda t: 10**t) if log else (lambda t: t)
+    ax.set_yscale("log" if log else "linear")
+    ax.set(xlim=(-0.25, len(groups) - 0.15), ylim=(back(low), back(high)), ylabel=ylabel)
+    ax.set_xticks(range(len(groups)), groups)
+    inches = ax.figure.get_figheight() * ax.get_position().height
+    gap = 1.5 * SMALL_TEXT / 72 / inches * (high - low)
+    for x, column in enumerate(columns):
+        names = sorted(column, key=lambda name: column[name][0])
+        heights = _spaced(scale(np.array([column[n][0] for n in names])), gap, low, high)
+        for rank, (name, height) in enumerate(zip(names, heights, strict=True)):
+            middle, bottom, top = column[name]
+            at = x - 0.14 + 0.06 * (rank % 3)  # neighbours' bars apart
+            colour = COLOURS[x % len(COLOURS)]
+            ax.vlines(at, bottom, top, colors=colour, linewidth=1.2)
+            ax.plot(at, middle, "os^D"[x % 4], color=colour, markersize=5)
+            ax.plot(
+                [at, x + 0.07],
+                [middle, back(height)],
+                "-",
+                color="#AAAAAA",
+                linewidth=0.6,
+                zorder=1,
+            )
+            ax.text(x + 0.08, back(height), name, va="center", fontsize=SMALL_TEXT)
+    ax.grid(False, axis="x")
     if title is not None:
         ax.set_title(title)
     return ax
@@ -405,6 +545,41 @@ def _bare(ax: Axes, title: str | None) -> Axes:
     if title is not None:
         ax.set_title(title)
     return ax
+
+
+def _ink(colour: str | tuple) -> str:
+    """Black or white, whichever is read on this colour."""
+    red, green, blue = mpl.colors.to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def _segment(variable: int, own: bool) -> dict:
+    """How a share looks that a variable receives, of an effect of its own or of another."""
+    colour = COLOURS[variable]
+    if own:
+        return {"facecolor": colour, "edgecolor": "white"}
+    return {"facecolor": "white", "edgecolor": colour, "hatch": "//////"}
+
+
+def _name(ax: Axes, x: float, y: float, label: str, variable: int | None) -> None:
+    """The name of a variable on its segment, on a white ground where that is hatched."""
+    how = {"ha": "center", "va": "center", "fontsize": SMALL_TEXT, "zorder": 4}
+    if variable is None:
+        ground = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+        ax.text(x, y, label, **how, bbox=ground)
+    else:
+        ax.text(x, y, label, **how, color=_ink(COLOURS[variable]))
+
+
+def _spaced(heights: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """The nearest heights to these, in order from the lowest, at least `gap` apart, low to high."""
+    steps = gap * np.arange(len(heights))
+    first, last = low + gap / 2, high - gap / 2
+    if len(heights) and last - steps[-1] < first:
+        raise ValueError(
+            f"{len(heights)} labels do not fit beside each other; make the panel taller"
+        )
+    return isotonic_regression(heights - steps).x.clip(first, last - steps[-1:]) + steps
 
 
 def _contours(ax: Axes, function: Callable, low: np.ndarray, high: np.ndarray) -> None:
