@@ -125,6 +125,14 @@ def test_series_of_activations_are_their_derivatives_in_sixty_digits(name):
     assert (abs(found.numpy() - expected) <= 2e-12 * neighbours + 1e-40).all()
 
 
+@pytest.mark.parametrize("activation", [nn.Softplus(256), nn.Tanh()])
+def test_series_reach_orders_whose_whole_powers_leave_int64(activation):
+    z = torch.tensor([0.001], dtype=torch.float64)
+    found = activation_series(activation, z, 70)
+    assert found.isfinite().all()
+    assert_close(found[:13], activation_series(activation, z, 12))
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_series_of_activations_begin_with_their_value_and_keep_shape_and_precision(name):
     activation, _ = ACTIVATIONS[name]

@@ -150,7 +150,7 @@ def _sigmoid(_: nn.Module, z: Tensor, order: int) -> list[Tensor]:
 def _tanh(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
     """c_k = 2^(k+1) s_k with the sigmoid's s_k at 2z, from tanh(z) = 2 sigmoid(2z) - 1."""
     slopes = _sigmoid(activation, 2 * z, order)[1:]
-    return [torch.tanh(z), *(2 ** (k + 2) * slope for k, slope in enumerate(slopes))]
+    return [torch.tanh(z), *(2.0 ** (k + 2) * slope for k, slope in enumerate(slopes))]
 
 
 def _softplus(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
@@ -158,7 +158,7 @@ def _softplus(activation: nn.Module, z: Tensor, order: int) -> list[Tensor]:
 
     Without torch's threshold, above which its softplus is a straight line.
     """
-    beta = activation.beta
+    beta = float(activation.beta)  # powers of a whole number would leave int64
     slopes = _sigmoid(activation, beta * z, max(order - 1, 0))
     value = torch.logaddexp(torch.zeros_like(z), beta * z) / beta
     return [value, *(beta**k * slope / (k + 1) for k, slope in enumerate(slopes))]
