@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribook.polynomials import SideBySide, monomial
-from attribook.score import Score, check_inputs
-from attribook.taylor import Effects
+from attribook.score import Score, check_finite
+from attribook.taylor import Effects, check_flat
 
 Degrees = Int[Tensor, "terms features"]
 Weights = Float[Tensor, "*batch terms features"]
@@ -50,6 +50,11 @@ def whole_to_patches(groups: Int[Tensor, " features"]) -> Sharing:
     """The whole effect to each variable of each patch that it meets. [taylor, Theorem 4]"""
 
     def sharing(degrees: Degrees) -> Weights:
+        if groups.numel() != degrees.shape[1]:
+            raise ValueError(
+                f"degrees have {degrees.shape[1]} features and groups {groups.numel()};"
+                " pass the group of each feature"
+            )
         patches = torch.nn.functional.one_hot(groups.flatten())  # (features, patches)
         return _float(((degrees > 0).long() @ patches > 0).long() @ patches.T)
 
@@ -81,6 +86,7 @@ def by_sign(
     the total. The theorem as printed leaves effects of one variable out of "where there is none":
     `singletons=False`.
     """
+    check_finite(contributions, "contributions")
 
     def sharing(degrees: Degrees) -> Weights:
         positive = (contributions > 0)[:, None]  # (batch, 1, features)
@@ -99,6 +105,7 @@ def within_signs(contributions: Float[Tensor, "batch features"]) -> Sharing:
     By degree among the members of N+ = {Dz_i > 0} and of the rest, N-; an effect with members in
     both is halved between the two.
     """
+    check_finite(contributions, "contributions")
 
     def sharing(degrees: Degrees) -> Weights:
         positive = (contributions > 0)[:, None]
@@ -140,25 +147,28 @@ def allocate_second_order(
 ) -> Float[Tensor, "batch n"]:
     """The same for the effects of order 1 and 2 of a large input, without listing them.
 
-    The sharing is asked about the three kinds of effects there are, x_i, x_i^2 and x_i x_j, and must
-    treat variables alike. With `groups`, every effect goes to each variable of each group it meets,
-    as `whole_to_patches(groups)` has it, and the sharing among variables is not used.
+    The sharing is asked about every x_i, one x_i^2 and one x_i x_j, and must treat variables alike.
+    With `groups`, every effect goes to each variable of each group it meets, as
+    `whole_to_patches(groups)` has it, and the sharing among variables is not used.
     """
     single = gradient * moves
     half = hessian * moves[:, :, None] * moves[:, None, :] / 2
     square = half.diagonal(dim1=1, dim2=2)
     if groups is not None:
         return _met_by_groups(single, half, groups)
-    kinds = torch.tensor([[1, 0, 0], [2, 0, 0], [1, 1, 0]])
+    n = moves.shape[1]
+    unit = torch.eye(n, dtype=torch.long)
+    kinds = torch.cat([unit, 2 * unit[:1], unit[:1] + unit[-1:]])
     weights = sharing(kinds).to(moves)
-    outside = weights[kinds == 0]
-    if weights.dim() != 2 or outside.any() or weights[2, 0] != weights[2, 1]:
+    as_the_first = [0] * n + [n, n + 1]  # what the first variable receives, x_i like x_0
+    if weights.dim() != 2 or not weights.equal(weights[as_the_first, :1] * (kinds > 0)):
         raise ValueError(
             "this sharing does not treat variables alike or goes outside the effect's variables;"
             " list the effects and use allocate"
         )
     pairs = 2 * (half.sum(2) - square)
-    return weights[0, 0] * single + weights[1, 0] * square + weights[2, 0] * pairs
+    one, two, pair = weights[[0, n, n + 1], 0]
+    return one * single + two * square + pair * pairs
 
 
 def _met_by_groups(single: Tensor, half: Tensor, groups: Tensor) -> Tensor:
@@ -181,7 +191,7 @@ def probe(
     w_{i, kappa} = a_i / I(kappa). Inputs must differ from the baseline in every feature. As many
     passes as the method needs, each with terms * batch rows.
     """
-    inputs, baseline = check_inputs(inputs, baseline)
+    inputs, baseline = check_flat(inputs, baseline)
     moves = inputs - baseline
     if not moves.all():
         raise ValueError("a probe needs inputs that differ from the baseline in every feature")
@@ -245,7 +255,7 @@ def principles(
     """
     outside = weights * (degrees == 0)
     return Principles(
-        residuals.median().item(),
+        residuals.quantile(0.5).item(),  # of an even number the mean of the middle two
         outside.abs().max().item(),
         (weights.sum(-1) - 1).abs().max().item(),
     )
