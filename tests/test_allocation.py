@@ -454,6 +454,13 @@ def test_a_set_that_cancels_has_no_ratio_and_its_parts_stay():  # [taylor, Eq. 1
     assert generic_ratios(effects, by_degree)[0, :, 3].isnan().all()
     parts = allocate(effects, by_degree)  # all effects are of the one set
     assert_close(parts, parts.new_tensor([[-1 / 3, 1 / 3]]), atol=1e-15, rtol=0)
+    moved = f.composed([1, 1], [-0.3, 0.7])  # the same at another place, and not without rounding
+    start = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
+    rounded = polynomial_effects(moved, start + 1.1, start)
+    assert 0 < rounded.generic()[0, 3].abs() < 1e-14
+    assert generic_ratios(rounded, by_degree)[0, :, 3].isnan().all()
+    parts = allocate(rounded, by_degree)
+    assert_close(parts, parts.new_tensor([[-(1.1**3) / 3, 1.1**3 / 3]]), atol=1e-14, rtol=0)
     near = polynomial_effects(f, torch.tensor([[1.0, 1.01]], dtype=torch.float64))
     assert generic_ratios(near, by_degree)[0, :, 3].abs().max() > 10  # no share in [0, 1]
 

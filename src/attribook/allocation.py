@@ -210,14 +210,17 @@ def probe(
 def generic_ratios(effects: Effects, sharing: Sharing) -> Float[Tensor, "batch features sets"]:
     """w_{i, S}, the part of J(S) that variable i receives; NaN where J(S) = 0. [taylor, Eq. 13]
 
-    No share in general: where effects of one set cancel, the ratio is unbounded.
+    No share in general: where effects of one set nearly cancel, the ratio is unbounded. What rounding
+    leaves counts as zero; the parts themselves are `allocate` on the effects of that set alone.
     """
     weights = sharing(effects.degrees).to(effects.values)
     given = (effects.values[:, :, None] * weights).mT  # (batch, features, terms)
     n = effects.degrees.shape[1]
     parts = Effects(effects.degrees, given.flatten(0, 1)).generic().unflatten(0, (-1, n))
     whole = effects.generic()[:, None]
-    return torch.where(whole == 0, torch.nan, parts / whole)
+    size = Effects(effects.degrees, effects.values.abs()).generic()[:, None]
+    cancelled = whole.abs() <= 16 * torch.finfo(whole.dtype).eps * size
+    return torch.where(cancelled, torch.nan, parts / whole)
 
 
 def fitting_error(
