@@ -22,6 +22,7 @@ from attribook.methods import (
     deeplift_rescale,
     deeplift_reveal_cancel,
     integrated_gradients,
+    lrp_epsilon,
     shapley,
 )
 from attribook.onelayer import (
@@ -495,6 +496,13 @@ def test_a_network_may_begin_with_flatten_and_have_two_activations_in_a_row():
     x = points((2, 2))
     found = propagate(rescale, lively(net), x, None, 1)
     agree(found, deeplift_rescale(Score(net, 1), x))
+
+
+def test_one_activation_module_may_stand_in_two_places():
+    bend = nn.LeakyReLU(0.1)
+    net = nn.Sequential(nn.Linear(4, 3), bend, nn.Linear(3, 3), bend, nn.Linear(3, 2))
+    x = points((4,))
+    agree(propagate(epsilon(1e-9), lively(net), x, None, 1), lrp_epsilon(Score(net, 1), x))
 
 
 @every_rule

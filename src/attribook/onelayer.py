@@ -319,7 +319,7 @@ def _unrolled(net: nn.Sequential, shape: Sequence[int]) -> list[tuple[Layer, nn.
 
 
 def _stages(net: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, stage in net.named_children():
+    for name, stage in net._modules.items():  # named_children leaves out one met before
         if isinstance(stage, nn.Sequential):
             yield from _stages(stage, f"{prefix}{name}.")
         else:
