@@ -21,12 +21,14 @@ from attribook.allocation import (
     generic_ratios,
     principles,
     probe,
+    probe_module,
     times_degree,
     whole_to_members,
     whole_to_patches,
     within_signs,
 )
 from attribook.methods import integrated_gradients, occlusion, occlusion_patch, shapley
+from attribook.onelayer import Layer, alpha_beta, module_shapley, rescale, reveal_cancel
 from attribook.paths import midpoint
 from attribook.polynomials import Polynomial, monomial, random_polynomial
 from attribook.rivals import RIVALS, gradient_times_difference
@@ -335,6 +337,76 @@ def test_probes_that_cannot_tell_are_refused():
             probe(occlusion, degrees(3, 2), inputs, start)
     with pytest.raises(ValueError, match="finite"):
         probe(occlusion, degrees(3, 2), inputs * torch.nan, 0 * inputs)
+
+
+MIXED = torch.tensor([s for s in itertools.product((1.0, -1.0), repeat=3) if abs(sum(s)) < 3])
+
+
+def contributions(draws, patterns=MIXED):
+    sizes = 0.2 + points((draws, patterns.shape[1]), len(patterns)).abs()
+    return sizes * patterns[:, None].double()
+
+
+def handed_out_by(rule):
+    """What a rule gives of (z - z_b)^k, by a layer of one unit; the rules of LRP need b = s = 0."""
+    w, s, b = torch.tensor([0.5, -2.0, 1.5]).double(), 0.0, torch.zeros(1, 3).double()
+    if rule.compares:
+        s, b = 0.3, torch.tensor([[0.2, 0.4, -1.0]]).double()
+    start = s + (b @ w).item()
+
+    def handed_out(order, z):
+        layer = Layer(w[None], w.new_tensor([s]), lambda at: (at - start) ** order)
+        change = z.sum(1, keepdim=True) ** order
+        return rule(layer, b + z / w, b, change, torch.ones_like(change)).received
+
+    return handed_out
+
+
+@pytest.mark.parametrize("name", ["rescale", "reveal_cancel", "module_shapley"])
+def test_a_probe_of_a_module_measures_the_sharing_of_a_rule(name):
+    rule, sharing = {
+        "rescale": (rescale, by_degree),
+        "reveal_cancel": (reveal_cancel, within_signs(MIXED)),
+        "module_shapley": (module_shapley(), equally),
+    }[name]
+    weights, misfit = probe_module(handed_out_by(rule), 4, contributions(40))
+    assert_close(weights, sharing(degrees(3, 4)).expand_as(weights), atol=1e-10, rtol=0)
+    assert misfit.max() <= 1e-12
+
+
+def test_shares_that_depend_on_the_contributions_fit_no_weights_and_their_sums_by_sign_do():
+    rule = handed_out_by(alpha_beta(2, -1))
+
+    def by_side(order, z):
+        received = rule(order, z)
+        return torch.stack([(received * side).sum(1) for side in (z > 0, z < 0)], 1)
+
+    assert probe_module(rule, 3, contributions(40)).misfit.min() > 0.01
+    weights, misfit = probe_module(by_side, 3, contributions(40))
+    assert_close(weights, weights.new_tensor([2, -1]).expand_as(weights), atol=1e-10, rtol=0)
+    assert misfit.max() <= 1e-12
+
+
+def test_a_probe_of_a_module_needs_one_sign_pattern_at_a_time():
+    rule, mixed = handed_out_by(reveal_cancel), contributions(40).flatten(0, 1)[None]
+    assert probe_module(rule, 3, mixed).misfit.item() > 0.01
+
+
+def test_a_probe_of_a_module_that_hands_out_nothing_or_half():
+    nothing = probe_module(lambda k, z: 0 * z, 2, contributions(20))
+    assert nothing.weights.abs().max() == nothing.misfit.max() == 0
+    weights, _ = probe_module(
+        lambda k, z: z * z.sum(1, keepdim=True) ** (k - 1) / 2, 2, contributions(20)
+    )
+    assert_close(weights, (by_degree(degrees(3, 2)) / 2).expand_as(weights), atol=1e-12, rtol=0)
+
+
+def test_probes_of_a_module_that_cannot_tell_are_refused():
+    rule = handed_out_by(rescale)
+    with pytest.raises(ValueError, match="10 degrees of order 3 need twice as many draws, got 19"):
+        probe_module(rule, 3, contributions(19))
+    with pytest.raises(ValueError, match="other than 0"):
+        probe_module(rule, 2, contributions(20) * torch.tensor([1.0, 0.0, 1.0]))
 
 
 # -- one module of a back-propagation rule --------------------------------------------------------

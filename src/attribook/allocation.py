@@ -2,12 +2,13 @@
 
 A *sharing* maps degrees (terms, features) to weights w_{i, kappa}, (terms, features) or (batch,
 terms, features) where the shares depend on the sample. An attribution is a_i = sum_kappa w_{i, kappa}
-I(kappa) [taylor, Eq. 12], so a method is told by its sharing, and `probe` measures the sharing of a
-method that nobody has analysed.
+I(kappa) [taylor, Eq. 12], so a method is told by its sharing; `probe` and `probe_module` measure
+the sharing of a method that nobody has analysed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attribook import series
 from attribook.polynomials import SideBySide, monomial
 from attribook.score import Score, check_finite
 from attribook.taylor import Effects, check_flat
@@ -205,6 +207,44 @@ def probe(
     attributions = method(Score(about_baseline), inputs.repeat(terms, 1), starts)
     effects = (moves[:, None] ** degrees.to(moves.device)).prod(2)  # (batch, terms)
     return attributions.view(terms, batch, -1).transpose(0, 1) / effects[:, :, None]
+
+
+class Measured(NamedTuple):
+    """Constant weights fitted to a rule, and the part of what it hands out that they miss."""
+
+    weights: Float[Tensor, "batch terms receivers"]
+    misfit: Float[Tensor, " batch"]
+
+
+def probe_module(
+    handed_out: Callable[[int, Tensor], Tensor],
+    order: int,
+    contributions: Float[Tensor, "batch draws features"],
+) -> Measured:
+    """The weights of a rule for one module sigma(z_b + sum_i Dz_i), for `series.degrees(n, order)`.
+
+    `handed_out(k, rows)` is what its receivers, the variables say, get of (z - z_b)^k for rows of Dz.
+    The effects k! / kappa! Dz^kappa are independent functions of Dz, so linear systems over the draws
+    tell the weights, if they are constant; if not, no weights fit and the misfit is large. For rules
+    that look at signs, each element of the batch has one sign pattern.
+    """
+    if not contributions.all():
+        raise ValueError("a probe needs contributions other than 0")
+    kappa = series.degrees(contributions.shape[2], order).to(contributions.device)
+    fits, misfits = [], []
+    for k in range(1, order + 1):
+        of_k = kappa[kappa.sum(1) == k]
+        if contributions.shape[1] < 2 * len(of_k):
+            raise ValueError(
+                f"{len(of_k)} degrees of order {k} need twice as many draws,"
+                f" got {contributions.shape[1]}"
+            )
+        orderings = math.factorial(k) / torch.lgamma(of_k.double() + 1).sum(1).exp().round()
+        effects = orderings * (contributions[:, :, None] ** of_k).prod(3)  # (batch, draws, terms)
+        received = handed_out(k, contributions.flatten(0, 1)).unflatten(0, effects.shape[:2])
+        fits.append(torch.linalg.lstsq(effects, received).solution)
+        misfits.append(fitting_error(effects @ fits[-1], received))
+    return Measured(torch.cat(fits, 1), torch.stack(misfits).amax(0))
 
 
 def generic_ratios(effects: Effects, sharing: Sharing) -> Float[Tensor, "batch features sets"]:
