@@ -115,7 +115,8 @@ def _composed(activation: nn.Module, terms: Tensor, n: int, order: int) -> Tenso
 
 def _product(one: Tensor, other: Tensor, n: int, order: int) -> Tensor:
     left, right, at = _product_table(n, order)
-    return torch.zeros_like(one).index_add(-1, at, one[..., left] * other[..., right])
+    products = one[..., left] * other[..., right]
+    return torch.zeros_like(one).index_add(-1, at.to(one.device), products)
 
 
 @cache

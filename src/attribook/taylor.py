@@ -66,7 +66,7 @@ class Effects:
             raise ValueError(f"{n} variables have 2^{n} sets; group them, at most 20")
         number = (self.support * 2 ** torch.arange(n)).sum(1)
         sums = self.values.new_zeros(len(self.values), 2**n)
-        return sums.index_add(1, number, self.values)
+        return sums.index_add(1, number.to(sums.device), self.values)
 
 
 def polynomial_effects(
@@ -87,8 +87,7 @@ def polynomial_effects(
     known = known or [tuple(degrees(inputs.shape[1], 1)[0].tolist())]  # a constant has no effects
     coefficients = [[float(terms.get(kappa, 0)) for kappa in known] for terms in at_baseline]
     kappa = torch.tensor(known)
-    powers = (inputs - starts)[:, None] ** kappa  # (batch, terms, features)
-    return Effects(kappa, inputs.new_tensor(coefficients) * powers.prod(2))
+    return Effects(kappa, inputs.new_tensor(coefficients) * _powers(inputs - starts, kappa))
 
 
 def exact_effects(
@@ -143,7 +142,7 @@ def effects_by_autodiff(
     starts = baseline.expand_as(inputs).contiguous()  # forward mode writes into each row
     kappa = degrees(inputs.shape[1], order)
     factorials = torch.lgamma(kappa.double() + 1).sum(1).exp().round().to(inputs)
-    powers = ((inputs - starts)[:, None] ** kappa).prod(2)
+    powers = _powers(inputs - starts, kappa)
     derivatives = []
     for size in range(1, order + 1):
         of_size = kappa[kappa.sum(1) == size]
@@ -167,7 +166,7 @@ def neuron_effects(
     size = kappa.sum(1)
     orderings = torch.lgamma(size.double() + 1) - torch.lgamma(kappa.double() + 1).sum(1)
     coefficients = activation_series(activation, start, order)[size].T  # (batch, terms)
-    powers = (contributions[:, None] ** kappa).prod(2)
+    powers = _powers(contributions, kappa)
     return Effects(kappa, orderings.exp().round().to(powers) * coefficients * powers)
 
 
@@ -211,6 +210,13 @@ def check_flat(
             " flatten or group the features, or use second_order"
         )
     return inputs, baseline
+
+
+def _powers(
+    moves: Float[Tensor, "batch features"], kappa: Int[Tensor, "terms features"]
+) -> Float[Tensor, "batch terms"]:
+    """prod_i d_i^kappa_i for each sample and degree."""
+    return (moves[:, None] ** kappa.to(moves.device)).prod(2)
 
 
 def _mixed(score: Score, start: Tensor, directions: Float[Tensor, "size features"]) -> Tensor:
