@@ -153,11 +153,10 @@ def allocate_second_order(
     With `groups`, every effect goes to each variable of each group it meets, as
     `whole_to_patches(groups)` has it, and the sharing among variables is not used.
     """
-    single = gradient * moves
-    half = hessian * moves[:, :, None] * moves[:, None, :] / 2
-    square = half.diagonal(dim1=1, dim2=2)
     if groups is not None:
-        return _met_by_groups(single, half, groups)
+        return _met_by_groups(gradient, hessian, moves, groups)
+    single, square = gradient * moves, hessian.diagonal(dim1=1, dim2=2) * moves**2 / 2
+    halves = moves * (hessian @ moves[:, :, None])[:, :, 0] / 2  # of a pair's effect, one for each
     n = moves.shape[1]
     unit = torch.eye(n, dtype=torch.long)
     kinds = torch.cat([unit, 2 * unit[:1], unit[:1] + unit[-1:]])
@@ -168,17 +167,18 @@ def allocate_second_order(
             "this sharing does not treat variables alike or goes outside the effect's variables;"
             " list the effects and use allocate"
         )
-    pairs = 2 * (half.sum(2) - square)
+    pairs = 2 * (halves - square)
     one, two, pair = weights[[0, n, n + 1], 0]
     return one * single + two * square + pair * pairs
 
 
-def _met_by_groups(single: Tensor, half: Tensor, groups: Tensor) -> Tensor:
+def _met_by_groups(gradient: Tensor, hessian: Tensor, moves: Tensor, groups: Tensor) -> Tensor:
     """The sum of all effects that meet a variable's group, given to the variable."""
-    member = torch.nn.functional.one_hot(groups.flatten()).to(single)  # (n, groups)
-    touched = 2 * half.sum(2) @ member  # effects within a group count twice here
-    within = torch.einsum("bij,ig,jg->bg", half, member, member)
-    return (single @ member + touched - within) @ member.T
+    member = torch.nn.functional.one_hot(groups.flatten()).to(moves)  # (n, groups)
+    moved = moves[:, :, None] * member  # (batch, n, groups)
+    bent = hessian @ moved
+    met = gradient[:, :, None] + bent.sum(2, keepdim=True) - bent / 2  # pairs within count once
+    return (moved * met).sum(1) @ member.T
 
 
 def probe(
