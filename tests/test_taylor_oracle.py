@@ -11,6 +11,7 @@ from torch import nn
 from attribook.allocation import (
     allocate,
     by_degree,
+    by_sign,
     equally,
     first_order,
     whole_to_members,
@@ -19,7 +20,7 @@ from attribook.allocation import (
 from attribook.methods import grad_cam_neurons, occlusion_patch
 from attribook.polynomials import SideBySide, random_polynomial
 from attribook.score import Score
-from attribook.taylor import effects_by_autodiff, polynomial_effects
+from attribook.taylor import effects_by_autodiff, neuron_effects, polynomial_effects
 
 attr = pytest.importorskip("captum.attr")
 pytestmark = [
@@ -93,3 +94,49 @@ def test_grad_cam_before_its_relu(pooled, activation):  # Theorem 6
     x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     cam = attr.LayerGradCam(model, model[1]).attribute(x, targets, relu_attributions=False)
     agree(grad_cam_neurons(Score(model, targets), x, "1").sum(1, keepdim=True), cam.detach())
+
+
+@pytest.fixture
+def unit():
+    """tanh(w.u + s), and moves >= 0 with contributions of both signs, short enough for the series."""
+    net = lively(nn.Sequential(nn.Linear(4, 1), nn.Tanh()))
+    with torch.no_grad():
+        net[0].weight.copy_(net[0].weight.abs() * torch.tensor([1, -1, 1, -1]))
+    sizes = torch.rand(10, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return net, 0.5 * sizes / sizes.sum(1, keepdim=True) / net[0].weight.detach().abs()
+
+
+def test_epsilon_gives_the_first_order_of_the_tangent():  # Theorem 10
+    stages = nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 1)
+    net = lively(nn.Sequential(*stages))
+    x = torch.randn(10, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(leaf).sum(), leaf)
+    tangent = Score(lambda u: net(x)[:, 0].detach() + (slope * (u - x)).sum(1))
+    expected = attr.LRP(net).attribute(x, target=0).detach()  # its epsilon is 1e-9
+    agree(allocate(effects_by_autodiff(tangent, x, order=2), first_order), expected, 1e-6)
+
+
+def test_alpha_one_beta_zero_gives_independent_effects_to_others_too(unit):  # Theorem 12
+    rules = pytest.importorskip("captum.attr._utils.lrp_rules")
+    net, x = unit  # captum takes the sign of a weight for that of z, so x >= 0
+    nn.init.zeros_(net[0].bias)  # tanh(0) = 0: the output is the sum of all effects at 0
+    net[0].rule = rules.Alpha1_Beta0_Rule()
+    expected = attr.LRP(net).attribute(x, target=0).detach()
+    z = net[0].weight.detach() * x
+    effects = neuron_effects(nn.Tanh(), z.new_zeros(len(z)), z, 20)
+    agree(allocate(effects, by_sign(1, 0, z)), expected, 1e-7)  # its own epsilon
+    as_printed = allocate(effects, by_sign(1, 0, z, singletons=False))
+    assert (as_printed - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("library", ["DeepLift", "DeepLiftShap"])
+def test_deep_lift_shares_by_degree_and_deep_lift_shap_too(unit, library):  # Theorem 13, not 15
+    net, moves = unit
+    b = torch.tensor([[0.3, -0.2, 0.1, 0.4]], dtype=torch.float64)
+    several = b if library == "DeepLift" else b.repeat(2, 1)  # it asks for two at least
+    expected = getattr(attr, library)(net).attribute(b + moves, several, target=0).detach()
+    start = net[0](b)[0].detach().expand(len(moves))
+    effects = neuron_effects(nn.Tanh(), start, net[0].weight.detach() * moves, 20)
+    agree(allocate(effects, by_degree), expected, 1e-8)
+    assert (allocate(effects, equally) - expected).abs().max() > 1e-4 * expected.abs().max()
