@@ -91,6 +91,7 @@ def by_sign(
     check_finite(contributions, "contributions")
 
     def sharing(degrees: Degrees) -> Weights:
+        degrees = degrees.to(contributions.device)
         positive = (contributions > 0)[:, None]  # (batch, 1, features)
         counted = ((degrees > 0).sum(1, keepdim=True) > 1) | singletons
         return sum(
@@ -110,6 +111,7 @@ def within_signs(contributions: Float[Tensor, "batch features"]) -> Sharing:
     check_finite(contributions, "contributions")
 
     def sharing(degrees: Degrees) -> Weights:
+        degrees = degrees.to(contributions.device)
         positive = (contributions > 0)[:, None]
         sides = [_within(degrees, sign) for sign in (positive, ~positive)]
         return sum(sides) / sum(side.sum(-1, keepdim=True) for side in sides)
