@@ -467,6 +467,8 @@ def test_points_on_a_log_scale_keep_their_labels_inside(ax):
     low, high = ax.get_ylim()
     assert ax.get_yscale() == "log"
     assert all(low < text.get_position()[1] < high for text in ax.texts)
+    ax.figure.canvas.draw()
+    assert {"0.001", "1", "1000"} <= {label.get_text() for label in ax.get_yticklabels()}
     with pytest.raises(ValueError, match="a log scale has no place for -1"):
         plots.points(ax, {"all": {"a": [0.0, 2.0, -2.0]}}, ylabel="y", log=True, spread=low_high)
     with pytest.raises(ValueError, match="50 labels do not fit"):

@@ -447,6 +447,11 @@ def points(
     low, high = low - edge, high + edge
     back = (lambda t: 10**t) if log else (lambda t: t)
     ax.set_yscale("log" if log else "linear")
+    if log:  # 0.7 rather than 7 x 10^-1
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 3, 5, 7)))
+        short = high - low < 2  # decades: there is room
+        ax.yaxis.set_minor_formatter("{x:g}" if short else mpl.ticker.NullFormatter())
     ax.set(xlim=(-0.25, len(groups) - 0.15), ylim=(back(low), back(high)), ylabel=ylabel)
     ax.set_xticks(range(len(groups)), groups)
     inches = ax.figure.get_figheight() * ax.get_position().height
