@@ -160,7 +160,7 @@ def allocate_second_order(
     single, square = gradient * moves, hessian.diagonal(dim1=1, dim2=2) * moves**2 / 2
     halves = moves * (hessian @ moves[:, :, None])[:, :, 0] / 2  # of a pair's effect, one for each
     n = moves.shape[1]
-    unit = torch.eye(n, dtype=torch.long)
+    unit = torch.eye(n, dtype=torch.long, device=moves.device)
     kinds = torch.cat([unit, 2 * unit[:1], unit[:1] + unit[-1:]])
     weights = sharing(kinds).to(moves)
     as_the_first = [0] * n + [n, n + 1]  # what the first variable receives, x_i like x_0
