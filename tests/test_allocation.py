@@ -22,6 +22,7 @@ from attribook.allocation import (
     principles,
     probe,
     probe_module,
+    second_order_to_patches,
     times_degree,
     whole_to_members,
     whole_to_patches,
@@ -256,7 +257,7 @@ def test_second_order_allocation_is_that_of_the_listed_effects(local, name):
 def test_second_order_allocation_to_groups_is_that_of_the_listed_effects(local, groups):
     derivatives, effects = local
     groups = torch.tensor(groups)
-    found = allocate_second_order(*derivatives, whole_to_members, groups)
+    found = second_order_to_patches(*derivatives, groups)
     expected = allocate(effects, whole_to_patches(groups))
     assert_close(found, expected, atol=1e-13, rtol=1e-11)
 

@@ -147,16 +147,11 @@ def allocate_second_order(
     hessian: Float[Tensor, "batch n n"],
     moves: Float[Tensor, "batch n"],
     sharing: Sharing,
-    groups: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "batch n"]:
     """The same for the effects of order 1 and 2 of a large input, without listing them.
 
     The sharing is asked about every x_i, one x_i^2 and one x_i x_j, and must treat variables alike.
-    With `groups`, every effect goes to each variable of each group it meets, as
-    `whole_to_patches(groups)` has it, and the sharing among variables is not used.
     """
-    if groups is not None:
-        return _met_by_groups(gradient, hessian, moves, groups)
     single, square = gradient * moves, hessian.diagonal(dim1=1, dim2=2) * moves**2 / 2
     halves = moves * (hessian @ moves[:, :, None])[:, :, 0] / 2  # of a pair's effect, one for each
     n = moves.shape[1]
@@ -174,8 +169,13 @@ def allocate_second_order(
     return one * single + two * square + pair * pairs
 
 
-def _met_by_groups(gradient: Tensor, hessian: Tensor, moves: Tensor, groups: Tensor) -> Tensor:
-    """The sum of all effects that meet a variable's group, given to the variable."""
+def second_order_to_patches(
+    gradient: Float[Tensor, "batch n"],
+    hessian: Float[Tensor, "batch n n"],
+    moves: Float[Tensor, "batch n"],
+    groups: Int[Tensor, " n"],
+) -> Float[Tensor, "batch n"]:
+    """The same for `whole_to_patches(groups)`: all effects that a variable's patch meets."""
     member = torch.nn.functional.one_hot(groups.flatten()).to(moves)  # (n, groups)
     moved = moves[:, :, None] * member  # (batch, n, groups)
     bent = hessian @ moved
