@@ -8,12 +8,18 @@ import torch
 from PIL import Image
 
 from attribook.data import (
+    CANVAS,
+    CROP,
+    CROPS,
     FASHION_CLASSES,
+    clutter,
+    cluttered,
     fashion_mnist,
     image_folder,
     imagenet_names,
     mnist5k,
     photos20,
+    tight_boxes,
 )
 from attribook.sources import locate
 
@@ -80,6 +86,85 @@ def test_clothes_are_the_bytes_of_their_files_over_255(n):
 
 def test_clothes_are_read_once_in_a_process():
     assert fashion_mnist() is fashion_mnist()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return clutter(300, seed=3)
+
+
+def test_clutter_has_one_object_and_its_box_on_each_canvas(scenes):  # [taylor, Fig. 5(b)]
+    assert scenes.images.shape == (300, 1, 56, 56) and scenes.images.dtype == torch.float32
+    assert scenes.labels.shape == (300,) and set(scenes.labels.tolist()) == set(range(10))
+    assert scenes.boxes.shape == (300, 4) and scenes.boxes.dtype == torch.int64
+    for image, mask, box in zip(scenes.images[:, 0], scenes.masks(), scenes.boxes, strict=True):
+        left, top, right, bottom = box.tolist()
+        assert 0 <= left < right <= CANVAS and 0 <= top < bottom <= CANVAS
+        assert mask[top:bottom, left:right].all()
+        assert mask.sum() == (right - left) * (bottom - top) < CANVAS**2 / 3
+        ink = image[top:bottom, left:right] > 0.1
+        assert all(edge.any() for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))  # tight
+        assert (image[~mask] > 0).any()  # clutter
+
+
+def test_the_box_shows_the_object_and_nothing_else(scenes):
+    clothes = fashion_mnist()
+    rows = torch.randperm(10_000, generator=torch.Generator().manual_seed(3))[:300]
+    assert torch.equal(scenes.labels, clothes.test_labels[rows])
+    for n, row in enumerate(rows):
+        image = clothes.test_images[row, 0]
+        below, across = (image > 0.1).nonzero(as_tuple=True)
+        by_hand = image[below.min() : below.max() + 1, across.min() : across.max() + 1]
+        left, top, right, bottom = scenes.boxes[n].tolist()
+        assert torch.equal(scenes.images[n, 0, top:bottom, left:right], by_hand)
+
+
+def test_clutter_is_cut_from_other_images_than_the_object(generator):
+    images = (torch.arange(1, 5) / 4).reshape(4, 1, 1, 1).repeat(1, 1, 12, 12)  # one grey each
+    rows = torch.arange(4).repeat(200)
+    canvases, boxes = cluttered(images, rows, generator)
+    assert ((boxes[:, 2:] - boxes[:, :2]) == 12).all()
+    for row, canvas, box in zip(rows, canvases[:, 0], boxes, strict=True):
+        left, top, right, bottom = box.tolist()
+        own = canvas == images[row, 0, 0, 0]
+        assert own[top:bottom, left:right].all() and own.sum() == 144
+        assert 0 < ((canvas > 0) & ~own).sum() <= CROPS * CROP**2
+    assert len(canvases[rows == 0].unique()) == 5  # black, its own grey, and all three others
+
+
+def test_objects_and_clutter_lie_anywhere_on_the_canvas(generator):
+    images = torch.ones(2, 1, 12, 12)
+    images[0] = 0.5
+    canvases, boxes = cluttered(images, torch.zeros(2000, dtype=torch.long), generator)
+    assert boxes[:, :2].amin(0).tolist() == [0, 0] and boxes[:, 2:].amax(0).tolist() == [56, 56]
+    assert boxes[:, :2].float().mean(0).tolist() == pytest.approx([22, 22], abs=1.2)  # 4 sigma
+    assert (canvases == 1).any(0).all()  # every pixel is clutter on some canvas
+
+
+def test_clutter_follows_its_seed_alone():
+    before = torch.get_rng_state()
+    first, again, other = clutter(20, seed=1), clutter(20, seed=1), clutter(20, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.images, other.images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_clutter_shows_no_test_image_twice_and_no_more_than_there_are():
+    labels = clutter(10_000).labels
+    assert labels.bincount().tolist() == [1000] * 10
+    for n in (0, 10_001):
+        with pytest.raises(ValueError, match=f"1 to 10000, the test clothes, got {n}"):
+            clutter(n)
+
+
+def test_tight_boxes_hold_what_is_brighter_than_a_tenth():
+    images = torch.zeros(2, 5, 6)
+    images[0, 1, 4] = images[0, 3, 2] = 0.11
+    images[0, 0, 0] = 0.1
+    images[1, 4, 5] = 1
+    assert tight_boxes(images).tolist() == [[2, 1, 5, 4], [5, 4, 6, 5]]
+    with pytest.raises(ValueError, match="no object; leave it out"):
+        tight_boxes(torch.zeros(1, 5, 6))
 
 
 def test_photos_are_the_pixels_scaled_to_the_networks_range(photos):

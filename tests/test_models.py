@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from attribook import models
-from attribook.data import FASHION_CLASSES, Pictures, fashion_mnist, mnist5k, photos20
+from attribook.data import FASHION_CLASSES, Pictures, clutter, fashion_mnist, mnist5k, photos20
+from attribook.methods import deeplift_reveal_cancel
 from attribook.models import (
     Quadratic,
     Recipe,
@@ -21,7 +22,10 @@ from attribook.models import (
     load_model,
     resolve_device,
     untrained,
+    up_and_down,
 )
+from attribook.onelayer import LARGEST_SIDE
+from attribook.score import Score
 from attribook.sources import locate
 
 
@@ -147,6 +151,66 @@ def test_a_convolution_without_pooling_tells_clothes_apart():
     """Measured: accuracy 0.871, 0.867, 0.858 with seeds 0, 1, 2."""
     model, clothes = load_model("fashion-conv-relu"), fashion_mnist()
     assert accuracy(model, clothes.test_images, clothes.test_labels) >= 0.85
+
+
+def test_clothes_are_told_apart_among_clutter():
+    """Measured: accuracy 0.870, 0.868, 0.867 with seeds 0, 1, 2."""
+    model, scenes = load_model("clutter-relu"), clutter(10_000)
+    assert accuracy(model, scenes.images, scenes.labels) >= 0.85
+    assert accuracy(untrained("clutter-relu"), scenes.images, scenes.labels) < 0.2
+
+
+def test_every_back_propagation_rule_applies_to_the_network_for_clutter():
+    model, x = load_model("clutter-relu").double(), clutter(2).images.double()
+    kinds = [type(stage) for stage in model.children()]
+    convolutions = [nn.Conv2d, nn.ReLU] * 4
+    assert kinds == [*convolutions, nn.AvgPool2d, nn.Flatten, nn.Linear]
+    y = x
+    for stage in model.children():
+        y = stage(y)
+        assert y[0].numel() <= LARGEST_SIDE  # the weights can be written out
+    score, black = Score(model, 3), torch.zeros_like(x)
+    shares = deeplift_reveal_cancel(score, x, black)
+    drop = (score(x) - score(black)).detach()
+    torch.testing.assert_close(shares.flatten(1).sum(1), drop, atol=1e-9, rtol=0)
+
+
+def test_folding_batch_norm_changes_no_value(generator):
+    model = models._with_batch_norm(untrained("clutter-relu")).double()
+    x = torch.rand(8, 1, 56, 56, generator=generator, dtype=torch.float64)
+    model.train()(x)  # statistics of its own
+    for name, parameter in model.named_parameters():
+        if "conv1.1" in name:
+            nn.init.normal_(parameter, generator=generator)
+    folded = models._without_batch_norm(model.eval())
+    torch.testing.assert_close(folded(x), model(x), atol=1e-12, rtol=1e-12)
+    assert folded.state_dict().keys() == untrained("clutter-relu").state_dict().keys()
+
+
+def test_the_network_for_clutter_is_shown_new_places_each_epoch(monkeypatch):
+    shown = []
+
+    def watched(images, rows, generator):
+        canvases = models.among_clutter(images, rows, generator)
+        shown.append((len(images), rows.sort().values, canvases[rows.argsort()]))
+        return canvases
+
+    changes = {"data": few_clothes, "min_accuracy": 0.0, "show": watched, "batch_size": 1000}
+    quick = short(models.RECIPES["clutter-relu"], 2, **changes)
+    monkeypatch.setitem(models.RECIPES, "clutter-relu", quick)
+    first = models.train("clutter-relu", 3)
+    (_, rows, canvases), (_, again, others), _ = shown  # two epochs and the test
+    assert torch.equal(rows, again) and not torch.equal(canvases, others)
+    assert same_weights(first, models.train("clutter-relu", 3))
+    assert not same_weights(first, models.train("clutter-relu", 4))
+    tests = shown[2], shown[5], shown[8]
+    assert all(torch.equal(test[2], tests[0][2]) for test in tests)  # whatever the seed
+    assert list(first.state_dict()) == list(untrained("clutter-relu").state_dict())
+    assert not first.training and all(p.grad is None for p in first.parameters())
+
+
+def test_the_learning_rate_goes_up_and_down():
+    assert [up_and_down(at) for at in (0, 0.15, 0.3, 0.65, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 def filled_polynomial(generator):

@@ -1,4 +1,4 @@
-"""Data sets in memory: digits, clothes and photos as tensors, with what they show."""
+"""Data sets in memory: digits, clothes, clutter, photos as tensors, with what they show."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ PHOTO_SIZE = 224
 GREY, PIXEL_SCALE = 127.0, 128.0  # a photo's 0 is grey: (pixel - 127) / 128
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 N_TRAIN = 4000
+CANVAS, CROPS, CROP = 56, 6, 10  # sides in pixels of a canvas and of each of its pieces of clutter
+INK = 0.1  # a brighter pixel belongs to the object
 IDX_AXES = 3  # the byte of an idx file that says how many axes follow, each a big-endian integer
 
 FASHION_CLASSES = (
@@ -49,6 +51,21 @@ class Pictures(NamedTuple):
     train_labels: Int[Tensor, " train"]
     test_images: Float[Tensor, "test 1 28 28"]
     test_labels: Int[Tensor, " test"]
+
+
+class Clutter(NamedTuple):
+    """Canvases with one object each among clutter, the object's class and its exact box.
+
+    A box is left, top, right, bottom in pixels, the last two excluded.
+    """
+
+    images: Float[Tensor, "n 1 56 56"]
+    labels: Int[Tensor, " n"]
+    boxes: Int[Tensor, "n 4"]
+
+    def masks(self) -> Bool[Tensor, "n 56 56"]:
+        """True for the pixels in the box."""
+        return _inside(self.boxes, CANVAS)
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,58 @@ def fashion_mnist() -> Pictures:
     return Pictures(train_images, train_labels, test_images, test_labels)
 
 
+def clutter(n: int = 1000, seed: int = 0) -> Clutter:
+    """The localisation toy: `n` of the 10,000 test clothes, each once, somewhere among clutter.
+
+    What `cluttered` makes of them. The same `n` and seed give the same bits.   [taylor, Fig. 5(b)],
+    where the paper has ImageNet and its boxes
+    """
+    clothes, generator = fashion_mnist(), torch.Generator().manual_seed(seed)
+    if not 0 < n <= len(clothes.test_labels):
+        raise ValueError(f"n must be 1 to {len(clothes.test_labels)}, the test clothes, got {n}")
+    rows = torch.randperm(len(clothes.test_labels), generator=generator)[:n]
+    images, boxes = cluttered(clothes.test_images, rows, generator)
+    return Clutter(images, clothes.test_labels[rows], boxes)
+
+
+def cluttered(
+    images: Float[Tensor, "all 1 height width"],
+    rows: Int[Tensor, " n"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "n 1 56 56"], Int[Tensor, "n 4"]]:
+    """The objects of `images[rows]`, each on a canvas of 56 x 56 with clutter, and their boxes.
+
+    Clutter is six pieces of 10 x 10 pixels cut anywhere from other ones of `images`. The object, in
+    the tightest box around its pixels above 0.1, goes on top: nothing covers it, and its box shows
+    nothing else. All places are uniform among those inside the canvas.
+    """
+    n, (height, width) = len(rows), images.shape[-2:]
+    canvases = images.new_zeros(n, CANVAS, CANVAS)
+    for _ in range(CROPS):
+        others = (rows + torch.randint(1, len(images), (n,), generator=generator)) % len(images)
+        room = torch.tensor([width - CROP + 1, height - CROP + 1]).expand(n, 2)
+        corners = _uniform(room, generator)
+        places = _uniform(torch.full((n, 2), CANVAS - CROP + 1), generator)
+        _paste(canvases, images[others, 0], torch.cat([corners, corners + CROP], 1), places)
+    objects = images[rows, 0]
+    boxes = tight_boxes(objects)
+    extents = boxes[:, 2:] - boxes[:, :2]
+    places = _uniform(CANVAS - extents + 1, generator)
+    _paste(canvases, objects, boxes, places)
+    return canvases.unsqueeze(1), torch.cat([places, places + extents], 1)
+
+
+def tight_boxes(images: Float[Tensor, "n height width"]) -> Int[Tensor, "n 4"]:
+    """The smallest boxes that hold all pixels above 0.1: left, top, right, bottom."""
+    ink = images > INK
+    if not ink.flatten(1).any(1).all():
+        raise ValueError(f"an image without a pixel above {INK} shows no object; leave it out")
+    columns, rows = ink.any(1).int(), ink.any(2).int()
+    first = [line.argmax(1) for line in (columns, rows)]  # argmax: the first of several
+    last = [line.shape[1] - line.flip(1).argmax(1) for line in (columns, rows)]
+    return torch.stack([*first, *last], 1)
+
+
 def photos20(size: int = PHOTO_SIZE) -> Photos:
     """20 ImageNet-labelled photos with boxes around their subjects, drawn by the project.
 
@@ -167,6 +236,30 @@ def read_image(path: str | Path, size: int = PHOTO_SIZE) -> Float[Tensor, "3 siz
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=square)
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
     return (pixels.permute(2, 0, 1) - GREY) / PIXEL_SCALE
+
+
+def _uniform(counts: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
+    """Whole numbers, each uniform below its count."""
+    return (torch.rand(counts.shape, generator=generator, dtype=torch.float64) * counts).long()
+
+
+def _inside(boxes: Int[Tensor, "n 4"], size: int) -> Bool[Tensor, "n size size"]:
+    left, top, right, bottom = boxes[:, :, None].unbind(1)  # (n, 1) each
+    pixel = torch.arange(size)
+    rows, columns = (top <= pixel) & (pixel < bottom), (left <= pixel) & (pixel < right)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _paste(
+    canvases: Float[Tensor, "n canvas canvas"],
+    pictures: Float[Tensor, "n size size"],
+    boxes: Int[Tensor, "n 4"],
+    places: Int[Tensor, "n 2"],
+) -> None:
+    """Copy the box of each picture onto its canvas, its upper left corner at its place."""
+    which, row, column = _inside(boxes, pictures.shape[-1]).nonzero(as_tuple=True)
+    right, down = (places - boxes[:, :2])[which].unbind(1)
+    canvases[which, row + down, column + right] = pictures[which, row, column]
 
 
 @cache
