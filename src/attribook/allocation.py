@@ -244,7 +244,8 @@ def probe_module(
         orderings = math.factorial(k) / torch.lgamma(of_k.double() + 1).sum(1).exp().round()
         effects = orderings * (contributions[:, :, None] ** of_k).prod(3)  # (batch, draws, terms)
         received = handed_out(k, contributions.flatten(0, 1)).unflatten(0, effects.shape[:2])
-        fits.append(torch.linalg.lstsq(effects, received).solution)
+        q, r = torch.linalg.qr(effects)  # the same bits on every run, which lstsq does not give
+        fits.append(torch.linalg.solve_triangular(r, q.mT @ received, upper=True))
         misfits.append(fitting_error(effects @ fits[-1], received))
     return Measured(torch.cat(fits, 1), torch.stack(misfits).amax(0))
 
