@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
 
-from attribook.ledger import CLAIM_MIME, Ledger, at_most, claim, close, holds, load_claims
+from attribook.ledger import CLAIM_MIME, Ledger, at_most, claim, close, holds, load_claims, report
 
 EXTENSION = Path(__file__).parents[1] / "book" / "_ext"
 SLUG = "gradient/01-linear-model"
@@ -23,8 +24,7 @@ CLAIMS = {
     "claims": [
         {"id": "gradient.sum", "where": "Eq. 9", "kind": "equation", "says": "R adds up & S < 1.",
          "values": {"x": [4, 4]}, "errata": "Needs S(0) = 0."},
-        {"id": "gradient.absent", "where": "Fig. 2", "kind": "figure", "says": "Maps are noisy.",
-         "values": {}, "errata": ""},
+        {"id": "gradient.absent", "where": "Fig. 2", "kind": "figure", "says": "Maps are noisy."},
     ],
 }  # fmt: skip
 
@@ -61,6 +61,7 @@ def project(tmp_path, emit):
             at_most("gap", (0.01, 0.02, 0.09)[seed], 0.1),
             close("parts", [4, 2 + seed / 1000], [4, 2], 0.1),
             holds("ordered", True),
+            report("share", [math.nan, 0.5, 0.5 + seed]),
         )
         ledger.add(data[CLAIM_MIME], SLUG, {**DEFAULTS, "seed": seed}, "abc")
     ledger.save(tmp_path / "book" / "ledger.json", {"torch": "9.9"})
@@ -113,6 +114,12 @@ def test_a_value_is_the_median_over_seeds_in_three_digits_and_leads_to_the_cell(
     ]
 
 
+def test_an_undefined_value_stays_undefined_over_seeds(project):
+    page, warnings = build(project, "{claimval}`gradient.sum:share`")
+    assert warnings == ""
+    assert "(nan, 0.5, 1.5)" in page
+
+
 def test_a_claim_without_a_check_is_its_verdict(project):
     page, warnings = build(project, "{claimval}`gradient.sum` and {verdict}`refuted`")
     assert warnings == ""
@@ -126,7 +133,7 @@ def test_a_claim_without_a_check_is_its_verdict(project):
         ("{claimval}`gradient.sun`", "unknown claim 'gradient.sun'"),
         (
             "{claimval}`gradient.sum:gasp`",
-            "has no check 'gasp'; it has ['gap', 'ordered', 'parts']",
+            "has no check 'gasp'; it has ['gap', 'ordered', 'parts', 'share']",
         ),
         ("{verdict}`proved`", "unknown verdict 'proved'"),
         ("```{paper-claims} taylor\n```", "no claims of paper 'taylor'"),
@@ -162,7 +169,7 @@ def test_a_check_that_fails_on_average_is_shown_first_and_marked(project):
     path.write_text(json.dumps(ledger))
     page, _ = build(project, "```{claim-ledger}\n```")
     lines = re.findall(r'<span class="met">(.)</span> (\w+)', page)
-    assert lines == [("✗", "ordered"), ("✓", "gap"), ("✓", "parts")]
+    assert lines == [("✗", "ordered"), ("✓", "gap"), ("✓", "parts"), ("–", "share")]
 
 
 def test_the_runs_of_a_claim_are_listed_with_their_seeds(project):
@@ -179,6 +186,20 @@ def test_a_paper_shows_its_counts_and_lists_claims_under_their_notebook(project)
     assert warnings == ""
     assert 'aria-label="2 claims: 1 reproduced, 1 not run"' in page
     assert page.index("A sum") < page.index("R adds up") < page.index("In no notebook yet")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("S = {i: k_i > 0}; I is an AND: " + 150 * "x", "S = {i: k_i > 0}."),
+        ("C(k) = m(|k|; k) holds. " + 150 * "x" + ": always.", None),
+        ("Short: all of it; even this.", None),
+    ],
+)
+def test_a_long_text_is_cut_outside_of_brackets(text, shown):
+    from attribook_ext.render import _first_sentence
+
+    assert _first_sentence(text) == (shown or text.split(": always")[0].rstrip(".") + ".")
 
 
 def test_errata_list_only_claims_that_have_one(project):

@@ -264,7 +264,15 @@ def _plain(value) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return text.split("; ")[0].split(": ")[0].rstrip(".") + "." if len(text) > 160 else text
+    """A long text up to its first colon or semicolon that stands outside all brackets."""
+    if len(text) <= 160:
+        return text
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and text[place : place + 2] in ("; ", ": "):
+            return text[:place].rstrip(".") + "."
+    return text
 
 
 def _breakable(claim_id: str) -> str:

@@ -37,7 +37,9 @@ class Results:
         if recorded.keys() != claims.keys():
             odd = sorted(recorded.keys() ^ claims.keys())
             raise ExtensionError(f"{LEDGER} and {CLAIMS} differ in {odd}; run `attribook ledger`")
-        entries = {key: {**recorded[key], "errata": claims[key]["errata"]} for key in claims}
+        entries = {
+            key: {**recorded[key], "errata": claims[key].get("errata", "")} for key in claims
+        }
         benchmarks = root / BENCHMARKS
         files = [root / LEDGER, root / STATISTICS, *sorted((root / CLAIMS).glob("*.yml"))]
         if benchmarks.exists():
@@ -79,4 +81,4 @@ def over_runs(entry: dict, check: str):
         return values[0]
     if isinstance(values[0], bool):
         return sum(values) > len(values) / 2
-    return np.median(values, axis=0).tolist()
+    return np.median(np.array(values, dtype=float), axis=0).tolist()  # "nan" and "inf", too
