@@ -8,7 +8,6 @@ the sharing of a method that nobody has analysed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attribook import series
 from attribook.polynomials import SideBySide, monomial
 from attribook.score import Score, check_finite
-from attribook.taylor import Effects, check_flat
+from attribook.series import PowerSum
+from attribook.taylor import Effects, check_flat, neuron_effects
 
 Degrees = Int[Tensor, "terms features"]
 Weights = Float[Tensor, "*batch terms features"]
@@ -232,18 +231,16 @@ def probe_module(
     """
     if not contributions.all():
         raise ValueError("a probe needs contributions other than 0")
-    kappa = series.degrees(contributions.shape[2], order).to(contributions.device)
+    rows = contributions.flatten(0, 1)
     fits, misfits = [], []
     for k in range(1, order + 1):
-        of_k = kappa[kappa.sum(1) == k]
-        if contributions.shape[1] < 2 * len(of_k):
-            raise ValueError(
-                f"{len(of_k)} degrees of order {k} need twice as many draws,"
-                f" got {contributions.shape[1]}"
-            )
-        orderings = math.factorial(k) / torch.lgamma(of_k.double() + 1).sum(1).exp().round()
-        effects = orderings * (contributions[:, :, None] ** of_k).prod(3)  # (batch, draws, terms)
-        received = handed_out(k, contributions.flatten(0, 1)).unflatten(0, effects.shape[:2])
+        power = PowerSum(*[0] * k, 1)  # about z_b it has effects of order k only
+        listed = neuron_effects(power, torch.zeros_like(rows[:, 0]), rows, k)
+        effects = listed.values[:, listed.order == k].unflatten(0, contributions.shape[:2])
+        draws, terms = effects.shape[1:]
+        if draws < 2 * terms:
+            raise ValueError(f"{terms} degrees of order {k} need twice as many draws, got {draws}")
+        received = handed_out(k, rows).unflatten(0, effects.shape[:2])
         q, r = torch.linalg.qr(effects)  # the same bits on every run, which lstsq does not give
         fits.append(torch.linalg.solve_triangular(r, q.mT @ received, upper=True))
         misfits.append(fitting_error(effects @ fits[-1], received))
