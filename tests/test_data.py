@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 import torch
+from hearing import heard
 from PIL import Image
 
 from attribook.data import (
@@ -61,6 +62,12 @@ def test_the_split_has_500_of_each_digit_and_no_image_twice(digits):
 def test_the_split_is_the_same_every_time(digits):
     again = mnist5k()
     assert all(torch.equal(a, b) for a, b in zip(digits, again, strict=True))
+
+
+def test_the_split_is_that_of_the_packaged_weights(digits):
+    """Another one would test networks on digits that they were trained on."""
+    assert digits.train_labels[:12].tolist() == [0, 7, 9, 9, 1, 5, 2, 4, 0, 5, 8, 2]
+    assert digits.test_labels[:12].tolist() == [6, 0, 3, 3, 1, 5, 4, 8, 6, 7, 1, 4]
 
 
 def test_clothes_are_60000_and_10000_with_every_class_as_often():
@@ -174,6 +181,12 @@ def test_photos_are_the_pixels_scaled_to_the_networks_range(photos):
     expected = (torch.from_numpy(pixels).permute(2, 0, 1) - 127) / 128
     assert torch.equal(photos.images[4], expected)
     assert photos.images.min() >= -127 / 128 and photos.images.max() <= 1
+
+
+def test_photos_are_reported_with_the_boxes_that_were_drawn_on_them():
+    with heard() as reads:
+        photos20()
+    assert [name for name, _ in reads] == ["photos20", "photos20.yml"]
 
 
 def test_photos_are_cropped_not_squeezed(tmp_path):

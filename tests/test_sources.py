@@ -12,9 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hearing import heard
 
 from attribook import sources
-from attribook.sources import fetch, inventory, locate, read
+from attribook.sources import digest_of, fetch, inventory, locate, read, read_packaged
 
 EMPTY = sha256().hexdigest()
 PARCEL = {"a.gz": b"first", "b.gz": b"second"}  # what a small source holds, unpacked
@@ -132,6 +133,36 @@ def test_a_damaged_archive_and_an_incomplete_set_are_altered(parcel, damaged):
         read("parcel")
     (row,) = (row for row in inventory() if row.name == "parcel")
     assert not row.present and row.where.endswith("parcel; attribook data --fetch")
+
+
+@pytest.mark.parametrize("access", [locate, read])
+def test_what_is_read_is_reported_with_its_hash_and_what_is_refused_is_not(cache, access):
+    with heard() as reads:
+        access("mnist5k")
+    assert reads == [("mnist5k", digest_of("mnist5k"))]
+    put(cache / "data" / "mnist5k", {"mnist_5k.csv.gz": b""})
+    with heard() as reads, pytest.raises(ValueError):
+        access("mnist5k")
+    assert reads == []
+
+
+def test_the_inventory_reads_nothing():
+    with heard() as reads:
+        inventory()
+    assert reads == []
+
+
+def test_a_data_file_of_the_package_is_reported_with_the_hash_of_what_it_holds():
+    with heard() as reads:
+        content = read_packaged("photos20.yml")
+    assert reads == [("photos20.yml", sha256(content).hexdigest())]
+    assert digest_of("photos20.yml") == sha256(content).hexdigest()
+
+
+def test_the_hash_of_what_does_not_exist_is_an_error():
+    for name in ("mnist6k", "", "weights"):
+        with pytest.raises(ValueError, match=f'"{name}"; there are mnist5k, fashion-mnist'):
+            digest_of(name)
 
 
 def test_files_copied_into_the_cache_replace_the_package(cache, remove):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from attribook.sources import locate, read
+from attribook.sources import locate, read, read_packaged
 
 Box = tuple[
     float, float, float, float
@@ -186,7 +185,7 @@ def photos20(size: int = PHOTO_SIZE) -> Photos:
     `size` is the side in pixels; boxes are drawn at 224 and scale with it.
     """
     paths = locate("photos20")
-    annotations = yaml.safe_load((files("attribook") / "data/photos20.yml").read_text("utf-8"))
+    annotations = yaml.safe_load(read_packaged("photos20.yml"))
     rows = [annotations[path.name] for path in paths]
     scale = size / PHOTO_SIZE
     return Photos(
@@ -265,7 +264,7 @@ def _paste(
 @cache
 def _imagenet() -> dict[str, str]:
     """Synset to name for the 1,000 classes; their order is the class index."""
-    return yaml.safe_load((files("attribook") / "data/imagenet.yml").read_text("utf-8"))
+    return yaml.safe_load(read_packaged("imagenet.yml"))
 
 
 def _label(path: Path) -> int:
@@ -284,3 +283,7 @@ def _from_idx(content: bytes) -> np.ndarray:
     start = IDX_AXES + 1
     shape = np.frombuffer(content, ">i4", content[IDX_AXES], start)
     return np.frombuffer(content, np.uint8, offset=start + shape.nbytes).reshape(shape)
+
+
+# What trains a network, and where it comes from: the hash of its file is known without reading it.
+SOURCE_OF = {mnist5k: "mnist5k", fashion_mnist: "fashion-mnist"}

@@ -10,29 +10,32 @@ Fashion-MNIST: `fashion-tanh` and `fashion-relu`, the network of [integrated, Ap
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import os
+import re
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from attribook.data import Pictures, cluttered, fashion_mnist, mnist5k
-from attribook.sources import cache_folder, locate
+from attribook import sources, weightfiles
+from attribook.data import SOURCE_OF, Pictures, cluttered, fashion_mnist, mnist5k
+from attribook.second_order import PACKED, Quadratic, on_grid
+from attribook.sources import READ, cache_folder, locate
+from attribook.weightfiles import AS_IT_IS, Packing
 
 # EfficientNet-Lite: kernel, stride, expansion, channels, repeats of each group of blocks at width
 # and depth 1. Stem and head are never scaled, and the first and last group are never repeated more.
@@ -47,6 +50,7 @@ GROUPS = (
 )
 STEM, HEAD, CLASSES = 32, 1280, 1000
 BATCH_NORM_EPSILON = 1e-3
+PACKAGED_SEEDS = range(6)  # weights that come with the package, so that no run trains them
 
 
 def as_they_are(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -69,22 +73,28 @@ def up_and_down(progress: float) -> float:
     return min(progress / 0.3, (1 - progress) / 0.7)
 
 
+def unchanged(model: nn.Sequential) -> nn.Sequential:
+    """The model: how most trainings end."""
+    return model
+
+
 @dataclass(frozen=True)
 class Training:
-    """How a small network is trained: Adam on the cross-entropy, over all training images."""
+    """How a small network is trained: Adam on the cross-entropy, over all training images.
+
+    Cached weights are known by the values of all fields and the names of their functions, so a
+    function that comes to do something else gets another name.
+    """
 
     learning_rate: float = 3e-3
     batch_size: int = 64
     epochs: int = 12
-    # Not in the repr, which names the version of cached weights: functions would bring addresses,
-    # and the names of caches that exist stay.
-    data: Callable[[], Pictures] = field(default=mnist5k, repr=False)
-    min_accuracy: float = field(default=0.90, repr=False)  # below it, not worth explaining
-    show: Callable[[Tensor, Tensor, torch.Generator], Tensor] = field(
-        default=as_they_are, repr=False
-    )
-    schedule: Callable[[float], float] = field(default=constant, repr=False)
-    batch_norm: bool = field(default=False, repr=False)  # after convolutions; folded in at the end
+    data: Callable[[], Pictures] = mnist5k
+    min_accuracy: float = 0.90  # below it, not worth explaining
+    show: Callable[[Tensor, Tensor, torch.Generator], Tensor] = as_they_are
+    schedule: Callable[[float], float] = constant
+    batch_norm: bool = False  # after convolutions; folded in at the end
+    finish: Callable[[nn.Sequential], nn.Sequential] = unchanged
 
 
 @dataclass(frozen=True)
@@ -92,27 +102,41 @@ class Recipe:
     """How to build a network, and where its weights come from: training, or a checkpoint."""
 
     build: Callable[[], nn.Sequential]
-    training: Training | None = field(default=None)
-    committed: bool = (
-        True  # False: too large for the package, so seed 0 too is trained on first use
-    )
+    training: Training | None = None
+    packing: Packing = AS_IT_IS  # of its files
 
 
 def load_model(name: str, seed: int = 0) -> nn.Sequential:
-    """The trained network, in evaluation mode, on the CPU.
+    """The trained network, in evaluation mode, on the CPU; what its file says, to the last bit.
 
-    Small networks: seed 0 comes with the package, except for `mnist-quadratic` (24 MB); another
-    seed is trained on first use (a few seconds, half a minute for `fashion-*`, three minutes for
-    `clutter-relu`) and cached. EfficientNet-Lite has one set of weights, so there `seed` changes
-    nothing.
+    Small networks: seeds 0 to 5 come with the package; another one is trained on first use (a few
+    seconds, half a minute for `fashion-*`, three minutes for `clutter-relu`) and cached.
+    EfficientNet-Lite has one set of weights, so there `seed` changes nothing.
     """
     recipe = _recipe(name)
     model = _initialised(recipe, seed)
     if recipe.training is None:
         return _with_checkpoint(model, *locate(name))
-    if seed == 0 and recipe.committed:
-        return _read(model, Path(str(files("attribook") / "weights" / f"{name}.safetensors")))
+    if seed in PACKAGED_SEEDS:
+        return _filled(model, name, seed, packaged(name, seed))
     return _cached(model, name, seed)
+
+
+def digest_of(name: str) -> str:
+    """The sha256 that reading it would report, known without reading it; ValueError if none is.
+
+    Of weights in the package ("cnn-tanh-seed1"), or of a data set or checkpoint ("mnist5k").
+    """
+    found = re.fullmatch(r"(.+)-seed(\d+)", name)
+    if found is None:
+        return sources.digest_of(name)
+    network, seed = found[1], int(found[2])
+    path = packaged(network, seed)
+    if network not in RECIPES or not path.exists():
+        raise ValueError(
+            f"the package has no weights of {network} with seed {seed}, only {_held()}"
+        )
+    return weightfiles.stored_digest(path)
 
 
 def untrained(name: str, seed: int = 0) -> nn.Sequential:
@@ -182,37 +206,6 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the body's output to its input."""
         return x + self.body(x)
-
-
-class Quadratic(nn.Module):
-    """sum_i c_i x_i + sum_ij c_ij x_i x_j for each class, from zero coefficients. [taylor, Table V]
-
-    No constant term. A square is c_ii; x_i x_j has two coefficients, c_ij and c_ji.
-    """
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Parameter(torch.zeros(classes, features))
-        self.quadratic = nn.Parameter(torch.zeros(classes, features, features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One value a class; class by class, as all at once would hold (rows, classes, features)."""
-        coefficients = zip(self.linear, self.quadratic, strict=True)
-        return torch.stack([_second_order(x, c, cc) for c, cc in coefficients], 1)
-
-    def of_class(self, target: int) -> Callable[[Float[Tensor, "rows *features"]], Tensor]:
-        """The polynomial of one class, a function of rows, which does not compute the others."""
-
-        def polynomial(x: Tensor) -> Tensor:
-            return _second_order(x.flatten(1), self.linear[target], self.quadratic[target])
-
-        return polynomial
-
-
-def _second_order(
-    x: Float[Tensor, "rows n"], c: Float[Tensor, " n"], cc: Float[Tensor, "n n"]
-) -> Float[Tensor, " rows"]:
-    return x @ c + (x @ cc * x).sum(1)
 
 
 def stages(**modules: nn.Module) -> nn.Sequential:
@@ -368,6 +361,7 @@ ACTIVATIONS = {
     "softplus": nn.Softplus,
 }
 SLOWER_TO_LEARN = {"sigmoid": Training(learning_rate=5e-3)}
+ON_PAIRS = Training(1e-4, batch_size=100, epochs=4, finish=on_grid)
 ON_FASHION = Training(1e-3, batch_size=128, epochs=5, data=fashion_mnist, min_accuracy=0.80)
 # Chosen on accuracy alone, before any attribution: a net of this kind without batch norm reached
 # 0.76 in three epochs; with it, 0.858 in three (16 channels in `conv1`) and 0.870 in four, as here.
@@ -394,7 +388,7 @@ RECIPES: dict[str, Recipe] = {
     "fashion-tanh": Recipe(partial(pooled_cnn, nn.Tanh), ON_FASHION),
     "fashion-relu": Recipe(partial(pooled_cnn, nn.ReLU), ON_FASHION),
     # of [taylor]: Table V, Fig. 5(a), Fig. 3, Fig. 5(b), where it leaves widths and training open
-    "mnist-quadratic": Recipe(quadratic, Training(1e-4, batch_size=100, epochs=4), committed=False),
+    "mnist-quadratic": Recipe(quadratic, ON_PAIRS, PACKED),
     "mlp3-sigmoid": Recipe(partial(mlp, nn.Sigmoid, width=64), Training(3e-3, epochs=30)),
     "mlp3-softplus": Recipe(partial(mlp, nn.Softplus, width=64), Training(1e-3, epochs=15)),
     "conv-sigmoid": Recipe(partial(padded_cnn, nn.Sigmoid), SLOWER_TO_LEARN["sigmoid"]),
@@ -433,6 +427,7 @@ def train(name: str, seed: int = 0) -> nn.Sequential:
                 rate.step()
     optimiser.zero_grad()
     model = _without_batch_norm(model.eval()) if how.batch_norm else model.eval()
+    model = how.finish(model)
     rows, generator = torch.arange(len(data.test_labels)), torch.Generator().manual_seed(0)
     reached = accuracy(model, how.show(data.test_images, rows, generator), data.test_labels)
     if reached <= how.min_accuracy:
@@ -445,14 +440,24 @@ def train(name: str, seed: int = 0) -> nn.Sequential:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write the weights with their digest; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(state, part, metadata={"sha256": _digest(state)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    weightfiles.write(model, path)
+
+
+def renew(name: str, seed: int = 0) -> Path:
+    """The package's file of these weights, trained anew: for a network whose recipe changed.
+
+    Every row of the ledger that read it is stale then. From a shell, for all seeds of one network:
+    `python -c "from attribook.models import *; [renew('cnn-tanh', k) for k in PACKAGED_SEEDS]"`.
+    """
+    path = packaged(name, seed)
+    weightfiles.write(train(name, seed), path, _recipe(name).packing)
+    return path
+
+
+def packaged(name: str, seed: int = 0) -> Path:
+    """Where the package keeps weights, there or not."""
+    file = f"{name}-seed{seed}.safetensors" if seed else f"{name}.safetensors"
+    return Path(str(files("attribook") / "weights" / file))
 
 
 def _recipe(name: str) -> Recipe:
@@ -497,40 +502,46 @@ def _with_checkpoint(model: nn.Sequential, path: Path) -> nn.Sequential:
 
 def _cached(model: nn.Sequential, name: str, seed: int) -> nn.Sequential:
     """The model with its weights from the cache; trained anew where none are, or damaged ones."""
-    version = hashlib.sha256(repr(RECIPES[name].training).encode()).hexdigest()[:8]
-    path = cache_folder() / "models" / f"{name}-seed{seed}-{version}.safetensors"
+    path = cache_folder() / "models" / f"{name}-seed{seed}-{_key(name)}.safetensors"
     if path.exists():
         try:
-            return _read(model, path)
+            return _filled(model, name, seed, path)
         except ValueError as error:
             warnings.warn(f"{error}; training it again", stacklevel=3)
-    model = train(name, seed)
-    save(model, path)
-    return model
+    weightfiles.write(train(name, seed), path, RECIPES[name].packing)
+    return _filled(model, name, seed, path)
 
 
-def _read(model: nn.Sequential, path: Path) -> nn.Sequential:
-    if not path.exists():
-        raise ValueError(f"{path} is missing from the package; install attribook again")
-    try:
-        with safe_open(path, framework="pt") as weights:
-            state = {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118
-            expected = (weights.metadata() or {}).get("sha256", "none stored")
-        found = _digest(state)
-        if found != expected:
-            raise ValueError(f"sha256 expected {expected}, found {found}")
-        model.load_state_dict(state)
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"weights {path} are damaged ({error})") from error
+def _filled(model: nn.Sequential, name: str, seed: int, path: Path) -> nn.Sequential:
+    """The model with the weights of a file, which the run's record gets to know of."""
+    digest = weightfiles.fill(model, path, RECIPES[name].packing)
+    sys.audit(READ, f"{name}-seed{seed}", digest)
     return model.eval()
 
 
-def _digest(state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
+def _key(name: str) -> str:
+    """A digest of all that decides what training gives: architecture, data, recipe, torch."""
+    recipe = RECIPES[name]
+    model, how = _initialised(recipe, 0), recipe.training
+    source = SOURCE_OF.get(how.data)
+    made_from = {
+        "modules": [f"{_named(type(module))} {module!r}" for module in model.modules()],
+        "tensors": weightfiles.shapes(model.state_dict()),
+        "data": sources.digest_of(source) if source else "",
+        "training": {field.name: _named(getattr(how, field.name)) for field in fields(how)},
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _named(value: object) -> str:
+    """A number as it is; a function or a class by where it stands, for its repr has an address."""
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else repr(value)
+
+
+def _held() -> str:
+    trained = [name for name, recipe in RECIPES.items() if recipe.training]
+    return f"seeds {PACKAGED_SEEDS[0]} to {PACKAGED_SEEDS[-1]} of {', '.join(trained)}"
 
 
 @contextmanager

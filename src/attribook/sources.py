@@ -15,12 +15,14 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 GZIP_MAGIC = b"\x1f\x8b"
+READ = "attribook.read"  # audit event for the record of a run: what it read, and its sha256
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def locate(name: str) -> list[Path]:
     """Paths of a source's files, their hash verified."""
     paths = _find(name)
     _verify(name, paths, map(_content, paths))
+    sys.audit(READ, name, SOURCES[name].sha256)
     return paths
 
 
@@ -82,7 +85,24 @@ def read(name: str) -> list[bytes]:
     paths = _find(name)
     contents = [_content(path) for path in paths]
     _verify(name, paths, contents)
+    sys.audit(READ, name, SOURCES[name].sha256)
     return contents
+
+
+def read_packaged(file: str) -> bytes:
+    """Contents of a data file that this package carries itself."""
+    content = _packaged(file).read_bytes()
+    sys.audit(READ, file, _digest([content]))
+    return content
+
+
+def digest_of(name: str) -> str:
+    """The sha256 that reading it reports: of a source as it must be, of the package's as it is."""
+    if name in SOURCES:
+        return SOURCES[name].sha256
+    if not _packaged(name).is_file():
+        raise ValueError(f'no data set or checkpoint "{name}"; there are {", ".join(SOURCES)}')
+    return _digest([_packaged(name).read_bytes()])
 
 
 def fetch(name: str) -> list[Path]:
@@ -145,6 +165,10 @@ def from_web(addresses: list[str], scratch: Path) -> Path:
     for address in addresses:
         download(address, folder / address.rsplit("/", 1)[1], None)
     return folder
+
+
+def _packaged(file: str) -> Path:
+    return Path(str(files("attribook") / "data" / file))
 
 
 def _apt_get(scratch: Path, *arguments: str) -> None:
