@@ -1,24 +1,25 @@
 """How `pytest --nbval notebooks` compares a notebook with its committed reference.
 
-Cell by cell: printed text exactly, claims by `ledger.drift` (verdicts exactly, numbers to 1e-3),
-figures by their alternative text. What is rendered from a claim, and what is timed, is left out.
+Cell by cell, as `attribook.agreement` does for whole notebooks: claims by their outcomes and
+numbers, text and captions word by word, figures by how alike they look.
+`ATTRIBOOK_PROCESSOR=default` (or another of `attribook.processors`) runs the kernels as on an
+older processor.
 """
 
 import os
 
+import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from attribook.ledger import CLAIM_MIME, TIMING_MIME, drift
+from attribook.agreement import cell_differences
+from attribook.processors import apply
 
-NOT_COMPARED = (CLAIM_MIME, TIMING_MIME, "text/html", "stderr")
-
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+apply(os.environ.get("ATTRIBOOK_PROCESSOR", "native"))
 
 
 class Cell(IPyNbCell):
-    """A code cell whose claims are compared with a tolerance."""
+    """A code cell whose outputs are compared with the tolerances of the ledger."""
 
     def runtest(self):
         """Run the cell and compare; a reference that was never run compares nothing, so fails."""
@@ -28,11 +29,10 @@ class Cell(IPyNbCell):
 
     def compare_outputs(self, test, ref, skip_compare=None):
         """Whether the outputs agree; what differs goes into the failure's message."""
-        fresh, old = _claims(test), _claims(ref)
-        lines = [f"{key}: only in one of the runs" for key in sorted(fresh.keys() ^ old.keys())]
-        lines += [line for key in old if key in fresh for line in drift(old[key], fresh[key])]
+        fresh = nbformat.from_dict({**self.cell, "outputs": test, "metadata": {}})
+        lines = cell_differences(nbformat.from_dict({**self.cell, "outputs": ref}), fresh)
         self.comparison_traceback = [f"drift: {line}" for line in lines]
-        return not lines and super().compare_outputs(test, ref, skip_compare)
+        return not lines
 
 
 class File(IPyNbFile):
@@ -40,7 +40,6 @@ class File(IPyNbFile):
 
     def collect(self):
         """Its code cells."""
-        self.skip_compare += NOT_COMPARED
         for cell in super().collect():
             yield Cell.from_parent(
                 self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options
@@ -58,8 +57,3 @@ def _tolerant(collector, parent, file_path):
     if not isinstance(collector, IPyNbFile):
         return collector
     return File.from_parent(parent, path=file_path)
-
-
-def _claims(outputs) -> dict[str, dict]:
-    data = (output.get("data", {}) for output in outputs)
-    return {entry[CLAIM_MIME]["id"]: entry[CLAIM_MIME] for entry in data if CLAIM_MIME in entry}

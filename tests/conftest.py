@@ -1,13 +1,24 @@
 """Fixtures that several test modules share."""
 
+import json
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
-import torch
 from click.testing import CliRunner
 
-from attribook.cli import main
+from attribook import processors
+
+processors.apply_asked()  # before torch is loaded
+
+import torch  # noqa: E402
+
+from attribook import claims  # noqa: E402
+from attribook.cli import main  # noqa: E402
+
+hypothesis.settings.register_profile("attribook", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("attribook")
 
 
 @pytest.fixture
@@ -55,3 +66,17 @@ def attribook():
 def generator():
     """A fresh random source with a fixed seed."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def record(monkeypatch):
+    """Makes a claim and returns the record it emits; `record.bundles` holds what is displayed."""
+    bundles = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: bundles.append(data))
+
+    def make(claim_id, *checks, **roles):
+        claims.claim(claim_id, *checks, **roles)
+        return json.loads(json.dumps(bundles[-1][claims.CLAIM_MIME], allow_nan=False))
+
+    make.bundles = bundles
+    return make

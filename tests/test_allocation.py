@@ -630,6 +630,11 @@ def test_half_of_the_functions_are_not_enough():
     assert principles(small, by_degree(KAPPAS), KAPPAS).ticks[0]
 
 
+def test_a_principle_is_kept_up_to_rounding_and_no_further():
+    assert Principles(1e-8, 1e-9, 1e-9).ticks == (True, True, True)
+    assert Principles(1e-7, 1e-8, 1e-8).ticks == (False, False, False)
+
+
 def test_nan_keeps_no_principle():
     weights = by_degree(KAPPAS)
     weights[3, 1] = torch.nan

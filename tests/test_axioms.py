@@ -147,6 +147,11 @@ def test_jumps_shrink_for_a_continuous_method_and_stay_for_a_step():
     assert step == [2, 2]
 
 
+def test_a_line_of_four_steps_has_steps_of_a_quarter():
+    assert line_jump(lambda x: x, row(0.0), row(1.0), 4) == 0.25
+    assert line_jump(lambda x: x, row(1.0, -2.0), row(4.0, 2.0), 1) == 5.0
+
+
 def test_the_shape_annotations_are_checked_while_these_tests_run():
     with pytest.raises(jaxtyping.TypeCheckError, match="inputs"):
         completeness_gap(row(1, 2), Score(product), row(1, 2, 3), row(0, 0, 0))

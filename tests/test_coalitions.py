@@ -1,3 +1,5 @@
+from statistics import stdev
+
 import pytest
 import torch
 from hypothesis import given
@@ -92,6 +94,30 @@ def test_plain_orders_are_drawn_one_by_one(score, x, x0, generator):
     assert alone.isnan().all()
     with pytest.raises(ValueError, match="a permutation or more, got 0"):
         sampled_shapley_values(game, 0, generator, antithetic=False)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_standard_error_is_the_spread_of_the_draws_over_the_root_of_their_number(antithetic):
+    score = Score(lambda z: z.prod(1) + z[:, 0].sin())
+    x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    orders = torch.rand(5, 3, generator=torch.Generator().manual_seed(3)).argsort(1).tolist()
+
+    def gains(order):
+        point, gained = torch.zeros_like(x), [0.0] * 3
+        for player in order:
+            before, point[0, player] = float(score(point)), x[0, player]
+            gained[player] = float(score(point)) - before
+        return gained
+
+    draws = [gains(order) for order in orders]
+    if antithetic:  # a draw is an order with its reverse
+        pairs = zip(draws, [gains(order[::-1]) for order in orders], strict=True)
+        draws = [[(a + b) / 2 for a, b in zip(one, other, strict=True)] for one, other in pairs]
+    expected = [stdev(column) / 5**0.5 for column in zip(*draws, strict=True)]
+    generator = torch.Generator().manual_seed(3)
+    n_permutations = 10 if antithetic else 5
+    _, error = sampled_shapley_values(MaskedGame(score, x), n_permutations, generator, antithetic)
+    assert error[0].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_dividends_are_the_coefficients_of_a_multilinear_polynomial():

@@ -10,6 +10,8 @@ import attribook
 SOURCES = sorted(Path(attribook.__file__).parent.glob("*.py"))
 CHAIN = {"score", "calls", "chain", "parts"}  # one mechanism in three files
 LIBRARY = CHAIN | {"paths", "coalitions"}
+RECORDS = {"verdicts", "claims", "inventory"}
+COMMANDS = {"audit", "history", "ledger", "processors", "run", "sweep", "verify"}
 MAY_IMPORT = {
     "score": set(),
     "calls": {"score"},
@@ -36,14 +38,30 @@ MAY_IMPORT = {
     "layerwise": {"toys"},  # the papers' definitions, apart from the library they judge
     "sources": set(),
     "data": {"sources"},
-    "ledger": set(),
-    "models": {"data", "sources"},
+    "weightfiles": set(),
+    "second_order": {"weightfiles"},
+    "models": {"data", "sources", "second_order", "weightfiles"},
     "plots": {"data"},
+    "verdicts": set(),
+    "claims": {"verdicts"},
+    "inventory": {"verdicts"},
+    "provenance": {"models"},
+    "notebooks": {"provenance"},
+    "agreement": {"claims", "verdicts"},
+    "ledger": {"claims", "inventory", "notebooks", "provenance", "verdicts"},
+    "audit": RECORDS | {"agreement", "ledger", "notebooks", "provenance"},
+    "processors": set(),
     "kernel": set(),
-    "normalise": {"ledger"},
-    "run": {"ledger", "normalise"},
-    "collect": {"ledger", "run"},
-    "cli": {"collect", "data", "models", "run", "sources"},
+    "kernels": set(),
+    "normalise": {"agreement", "claims"},
+    "run": {"agreement", "kernel", "normalise", "notebooks", "provenance"},
+    "execute": {"agreement", "kernels", "normalise", "notebooks", "processors", "run"},
+    "progress": {"run"},
+    "console": {"execute", "processors", "progress", "run"},
+    "verify": RECORDS | {"agreement", "audit", "ledger", "notebooks", "progress", "run"},
+    "sweep": {"audit", "execute", "notebooks", "run"},
+    "history": RECORDS | {"audit", "execute", "ledger", "notebooks", "run"},
+    "cli": COMMANDS | {"console", "execute", "inventory", "kernels", "notebooks", "sources"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What a notebook's kernel tells about its own run, for the table of run statistics.
+"""What a notebook's kernel tells about its own run: what it read, with which versions, at what cost.
 
 `attribook run` calls `watch` after the first code cell and `report` after the last one, in cells
 that no reader sees.
@@ -10,12 +10,18 @@ import json
 import platform
 import resource
 import sys
+from importlib.metadata import version
+
+READ = "attribook.read"  # the audit event of a weight or data file: its name, its sha256
+VERSIONS = ("torch", "numpy", "scipy")
 
 _passes = {"calls": 0, "rows": 0, "depth": 0}
+_reads: dict[str, str] = {}
 
 
 def watch() -> None:
-    """Count the forward passes of every network from here on (calls of outermost modules)."""
+    """From here on, note what is read, and count forward passes (calls of outermost modules)."""
+    sys.addaudithook(_note)
     torch = sys.modules.get("torch")
     if torch is None:
         return
@@ -25,13 +31,20 @@ def watch() -> None:
 
 
 def report() -> None:
-    """Print the statistics of this process as one line of JSON."""
-    print(json.dumps(statistics()))
+    """Print what made this run, and what it cost, as one line of JSON."""
+    made = {"reads": dict(sorted(_reads.items())), "versions": versions()}
+    print(json.dumps({**made, "statistics": statistics()}))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the numbers depend on."""
+    found = {name: version(name).partition("+")[0] for name in VERSIONS}
+    return {"python": platform.python_version(), **found}
 
 
 def statistics() -> dict:
-    """Peak memory, device, versions and passes of this process."""
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    """Peak memory, device and passes of this process."""
+    torch = sys.modules.get("torch")
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -39,12 +52,16 @@ def statistics() -> dict:
         "peak_memory_mb": round(peak / 2**20),
         "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else None,
         "processor": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "python": platform.python_version(),
-        "torch": torch and torch.__version__.partition("+")[0],
-        "numpy": numpy and numpy.__version__,
         "forward_passes": _passes["calls"],
         "forward_rows": _passes["rows"],
     }
+
+
+def _note(event: str, arguments: tuple) -> None:
+    """Keep the name and digest of a file that the library says it read."""
+    if event == READ:
+        name, digest = arguments
+        _reads[name] = digest[:12]
 
 
 def _enter(module, args) -> None:

@@ -1,420 +1,307 @@
-"""Claims, their checks and their verdicts; what a notebook records and what the book reports.
+"""The ledger: every claim with its runs and its outcome, as kept in book/ledger.json.
 
-A check reduces a measurement to one number and the interval it must lie in. A claim is a group of
-checks; its verdict follows from their outcomes and cannot be chosen. Over several runs a check is
-judged on an interval for the median of the runs, never on one lucky seed.
+Nothing in the file is typed: references and sweeps bring checks, everything else follows from them
+and from the inventories. `attribook.audit` says where a committed ledger is wrong.
 """
 
 from __future__ import annotations
 
-import html
 import json
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import yaml
-from scipy import stats
+from nbformat import NotebookNode
 
-CLAIM_MIME = "application/vnd.attribook.claim+json"
-TIMING_MIME = "application/vnd.attribook.timing+json"
+from attribook import provenance
+from attribook.claims import records_in
+from attribook.inventory import IN_KIND, load_claims
+from attribook.notebooks import (
+    PARAMETERS,
+    Notebook,
+    authored_text,
+    executed,
+    notebooks_of,
+    write,
+)
+from attribook.verdicts import ILLUSTRATED, NOT_RUN, judge, tally
 
-REPRODUCED = "reproduced"
-IN_KIND = "reproduced in kind"
-CORRECTED = "reproduced after correction"
-REFUTED = "refuted"
-NOT_REPRODUCED = "not reproduced"
-INCONCLUSIVE = "inconclusive"
-NOT_RUN = "not run"
-VERDICTS = (REPRODUCED, IN_KIND, CORRECTED, REFUTED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN)
-
-RELATIVE_TOLERANCE = 1e-3  # BLAS and thread counts move the fifth digit of float32 results
-CONFIDENCE = 0.95
+FORMAT = 2
+RECORD = ("id", "checks", "in_kind", "reason", "outcome")
+MADE_FROM = ("code", "library", "reads", "versions")
+VERSIONS = ("python", "torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
-class Check:
-    """One measurement against one criterion: `low <= value <= high`.
+class Authored:
+    """A notebook with its present text and its committed run, each read once."""
 
-    `measured` is what a reader sees (a number, a list of them, yes or no), `value` what is judged.
-    A check without limits only reports. A timing is judged but never stored: it differs every run.
-    """
-
-    name: str
-    measured: float | bool | list[float]
-    value: float
-    low: float | None = None
-    high: float | None = None
-    expected: float | list[float] | None = None
-    timing: bool = False
+    notebook: Notebook
 
     @property
-    def outcome(self) -> bool | None:
-        """Whether the criterion is met; None when there is none. NaN never meets one."""
-        if self.low is None and self.high is None:
-            return None
-        return bool(_low(self) <= self.value <= _high(self))
+    def made_from(self) -> dict:
+        """The digests of its text, its code and the library modules it imports."""
+        return self.notebook.made_from
+
+    @cached_property
+    def parsed(self) -> NotebookNode:
+        """Its cells."""
+        return authored_text(self.notebook)[1]
+
+    @cached_property
+    def reference(self) -> NotebookNode | None:
+        """The committed run, or None; ValueError with its name when the file is damaged."""
+        path = self.notebook.reference
+        return executed(path) if path.exists() else None
+
+    @property
+    def has_current_reference(self) -> bool:
+        """Whether there is a committed run, undamaged, and made from this very code."""
+        try:
+            made = self.reference.metadata.get("attribook", {}) if self.reference else {}
+        except ValueError:
+            return False
+        return made.get("code") == self.made_from["code"]
 
 
-def at_most(name: str, measured, bound: float, *, timing: bool = False) -> Check:
-    """Met when the measurement is no larger than the bound (the largest entry, for a tensor)."""
-    value = float(np.max(_array(measured)))
-    return Check(name, _rounded(value), value, high=float(bound), timing=timing)
-
-
-def at_least(name: str, measured, bound: float, *, timing: bool = False) -> Check:
-    """Met when the measurement is no smaller than the bound (the smallest entry, for a tensor)."""
-    value = float(np.min(_array(measured)))
-    return Check(name, _rounded(value), value, low=float(bound), timing=timing)
-
-
-def between(name: str, measured: float, low: float, high: float, *, timing: bool = False) -> Check:
-    """Met when one measured number lies in [low, high]."""
-    value = float(measured)
-    return Check(name, _rounded(value), value, low=float(low), high=float(high), timing=timing)
-
-
-def close(name: str, measured, expected, tolerance: float) -> Check:
-    """Met when every entry lies within `tolerance` (absolute) of the expected value."""
-    got, want = np.atleast_1d(_array(measured)), np.atleast_1d(_array(expected))
-    if got.shape != want.shape:
-        raise ValueError(f"{name}: measured shape {got.shape}, expected shape {want.shape}")
-    if got.size > 12:
-        raise ValueError(f"{name}: {got.size} numbers are too many to record; use at_most on a gap")
-    gap = float(np.abs(got - want).max())
-    return Check(name, _listed(got), gap, high=float(tolerance), expected=_listed(want))
-
-
-def holds(name: str, condition) -> Check:
-    """Met when the condition is true. For orders, shapes and raised errors; numbers have bounds."""
-    return Check(name, bool(condition), float(bool(condition)), low=1.0, high=1.0)
-
-
-def report(name: str, measured, *, timing: bool = False) -> Check:
-    """A number worth printing that no criterion judges."""
-    values = np.atleast_1d(_array(measured))
-    return Check(name, _listed(values), float(values.flat[0]), timing=timing)
-
-
-def claim(
-    claim_id: str,
-    *printed: Check,
-    corrected: Sequence[Check] = (),
-    counterexample: Sequence[Check] = (),
-    in_kind: str = "",
-) -> None:
-    """Record a claim: show its verdict in the notebook and emit the record the ledger collects.
-
-    `printed` judge the statement as the paper prints it, `corrected` its corrected form, and
-    `counterexample` the input that refutes it. `in_kind` says how the setting differs from the
-    paper's (other model or data); a claim that is met is then reproduced in kind.
-    """
-    roles = {"printed": printed, "corrected": corrected, "counterexample": counterexample}
-    checks = [_as_json(check, role) for role, group in roles.items() for check in group]
-    if not any(check["outcome"] is not None for check in checks if check["role"] == "printed"):
-        raise ValueError(f"{claim_id}: no check of the printed statement can fail; add a criterion")
-    names = [check["name"] for check in checks]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{claim_id}: check names must differ, repeated: {sorted(repeated)}")
-    _emit({"id": claim_id, "checks": checks, "in_kind": in_kind, "reason": ""})
-
-
-def not_run(claim_id: str, reason: str) -> None:
-    """Record that a claim was not run; the reason names the missing model or data."""
-    if not reason.strip():
-        raise ValueError(f"{claim_id}: a claim that was not run needs a reason")
-    _emit({"id": claim_id, "checks": [], "in_kind": "", "reason": reason})
-
-
-def judge(records: Sequence[dict]) -> str:
-    """The verdict over one or several runs of a claim.
-
-    The statement holds when all its checks are met, fails when one is not, and is undecided when an
-    interval covers both sides. A failed statement is `reproduced after correction` when its
-    corrected checks hold, `refuted` when only a counterexample does, else `not reproduced`.
-    """
-    if not any(record["checks"] for record in records):
-        return NOT_RUN
-    printed = _group_outcome(records, "printed")
-    if printed is None:
-        return INCONCLUSIVE
-    if printed:
-        return IN_KIND if any(record["in_kind"] for record in records) else REPRODUCED
-    roles = {check["role"] for record in records for check in record["checks"]}
-    if "corrected" in roles:
-        corrected = _group_outcome(records, "corrected")
-        return {True: CORRECTED, False: NOT_REPRODUCED, None: INCONCLUSIVE}[corrected]
-    if "counterexample" in roles and _group_outcome(records, "counterexample"):
-        return REFUTED
-    return NOT_REPRODUCED
-
-
-def drift(reference: dict, fresh: dict) -> list[str]:
-    """What changed between two records of one claim: verdict and outcomes exactly, numbers closely.
-
-    Numbers agree within 1e-3 of their size or of the criterion's, whichever is larger, so rounding
-    noise far below a bound is no drift. Timings are compared by outcome only.
-    """
-    name = reference["id"]
-    if reference["verdict"] != fresh["verdict"]:
-        return [f"{name}: verdict was {reference['verdict']!r}, is {fresh['verdict']!r}"]
-    old = {check["name"]: check for check in reference["checks"]}
-    new = {check["name"]: check for check in fresh["checks"]}
-    lines = [f"{name}: check {key!r} only in one of the runs" for key in sorted(old.keys() ^ new)]
-    for key in [key for key in old if key in new]:
-        before, after = old[key], new[key]
-        criterion_moved = any(before[k] != after[k] for k in ("low", "high", "expected", "role"))
-        if criterion_moved:
-            lines.append(
-                f"{name}: criterion of {key!r} was {criterion(before)}, is {criterion(after)}"
-            )
-        same = before["outcome"] == after["outcome"] and _agree(before, after)
-        if not (criterion_moved or same):
-            was, now = (_exactly(check["measured"]) for check in (before, after))
-            lines.append(f"{name}: {key!r} was {was}, is {now}")
-    for field in ("in_kind", "reason"):
-        if reference[field] != fresh[field]:
-            lines.append(f"{name}: {field} was {reference[field]!r}, is {fresh[field]!r}")
-    return lines
-
-
-def records_in(notebook) -> list[dict]:
-    """The claim records among a notebook's outputs, in order."""
-    outputs = (out for cell in notebook.cells for out in cell.get("outputs", []))
-    return [out["data"][CLAIM_MIME] for out in outputs if CLAIM_MIME in out.get("data", {})]
-
-
-def load_claims(folder: Path) -> dict[str, dict]:
-    """The claim inventories of a folder: claim id -> entry, with its paper's key added."""
-    claims = {}
-    for path in sorted(Path(folder).glob("*.yml")):
-        inventory = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for entry in inventory["claims"]:
-            claims[entry["id"]] = {**entry, "paper": inventory["key"]}
-    if not claims:
-        raise ValueError(f"no claims in {folder}; expected files like gradient.yml there")
-    return claims
-
-
+@dataclass
 class Ledger:
-    """Every claim with its runs and its verdict, as kept in book/ledger.json."""
+    """Claims with their runs; `dropped` tells the rows that a renewal leaves out, and why."""
 
-    def __init__(self, claims: dict[str, dict]):
-        self._claims = claims
-        self._runs: dict[str, list[dict]] = {}
-        self._notebooks: dict[str, str] = {}
+    claims: dict[str, dict]
+    dropped: list[str] = field(default_factory=list)
+    _rows: dict[str, dict[str, dict]] = field(default_factory=dict)  # claim -> run -> record
+    _runs: dict[str, dict] = field(default_factory=dict)
+    _notebooks: dict[str, str] = field(default_factory=dict)
 
-    def add(self, record: dict, notebook: str, parameters: dict, source: str) -> None:
-        """Add one run of one claim; a run with the same parameters replaces the earlier one."""
-        claim_id = record["id"]
-        if claim_id not in self._claims:
-            near = [
-                known for known in self._claims if known.split(".")[0] == claim_id.split(".")[0]
-            ]
-            raise ValueError(f"{notebook} records unknown claim {claim_id!r}; known: {near}")
-        if self._notebooks.setdefault(claim_id, notebook) != notebook:
-            other = self._notebooks[claim_id]
-            raise ValueError(f"{claim_id} is recorded by both {other} and {notebook}; keep one")
-        run = {key: parameters[key] for key in ("model", "seed", "device", "scale")}
-        keys = tuple(run.values())
-        runs = self._runs.setdefault(claim_id, [])
-        runs[:] = [old for old in runs if tuple(old[k] for k in run) != keys]
-        measured = {check["name"]: check["measured"] for check in record["checks"]}
-        runs.append({**run, "source": source, "measured": measured, **record})
+    def add(self, run: dict, records: Sequence[dict]) -> None:
+        """Add a run (its notebook, parameters and what it was made from) with all its records.
 
-    def entries(self) -> list[dict]:
-        """The ledger's rows, in the inventories' order; a claim nobody recorded is `not run`."""
-        return [self._entry(claim_id) for claim_id in self._claims]
+        A run with the same notebook and parameters replaces the earlier one.
+        """
+        key, notebook = key_of(run), run["notebook"]
+        ids = [record["id"] for record in records]
+        if repeated := sorted({claim for claim in ids if ids.count(claim) > 1}):
+            raise ValueError(f"{notebook} records a claim twice: {', '.join(repeated)}")
+        for record in records:
+            self._require_known(record["id"], notebook)
+            kept = {name: record[name] for name in RECORD}
+            self._rows.setdefault(record["id"], {})[key] = {"run": key, **kept}
+        self._runs[key] = {name: run[name] for name in ("notebook", *PARAMETERS, *MADE_FROM)}
+        self._runs[key]["records"] = digest_of_records(records)
 
-    def _entry(self, claim_id: str) -> dict:
-        claim = self._claims[claim_id]
-        runs = self._runs.get(claim_id, [])
-        first = runs[0] if runs else {"checks": [], "reason": "no notebook records it yet"}
-        alike = [run for run in runs if _same_setting(run, first)]
-        judged = {check["name"]: criterion(check) for check in first["checks"]}
+    def as_json(self, environment: dict) -> dict:
+        """The file's contents: claims in the inventories' order, and the runs by their keys."""
         return {
-            "id": claim_id,
-            "paper": claim["paper"],
-            "kind": claim["kind"],
-            "where": claim["where"],
-            "says": claim["says"],
-            "verdict": judge(alike) if alike else NOT_RUN,
-            "reason": first["reason"],
-            "paper_value": claim.get("values", {}),
-            "measured": first.get("measured", {}),
-            "criterion": judged,
-            "notebook": self._notebooks.get(claim_id, ""),
-            "runs": sorted(runs, key=lambda run: (not _same_setting(run, first), str(run["seed"]))),
+            "format": FORMAT,
+            "claims": [self._entry(claim_id) for claim_id in self.claims],
+            "runs": dict(sorted(self._runs.items())),
+            "environment": environment,
         }
 
     def save(self, path: Path, environment: dict) -> None:
-        """Write the ledger as sorted, indented JSON."""
-        text = json.dumps({"claims": self.entries(), "environment": environment}, indent=1)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        """Write the ledger in one step: a full disk or a kill leaves the old one."""
+        text = json.dumps(self.as_json(environment), indent=1, allow_nan=False, ensure_ascii=False)
+        write(Path(path), text + "\n")
+
+    def _require_known(self, claim_id: str, notebook: str) -> None:
+        if claim_id not in self.claims:
+            paper = claim_id.partition(".")[0]
+            near = [known for known in self.claims if known.partition(".")[0] == paper]
+            raise ValueError(f"{notebook} records unknown claim {claim_id!r}; known: {near}")
+        other = self._notebooks.setdefault(claim_id, notebook)
+        if other != notebook:
+            raise ValueError(f"{claim_id} is recorded by both {other} and {notebook}; keep one")
+
+    def _entry(self, claim_id: str) -> dict:
+        claim, rows = self.claims[claim_id], list(self._rows.get(claim_id, {}).values())
+        alike = [row for row in rows if self._setting(row) == self._setting(rows[0])]
+        first = rows[0] if rows else {"in_kind": "", "reason": "no notebook records it yet"}
+        illustration = claim.get("outcome") == ILLUSTRATED
+        return {
+            "id": claim_id,
+            **{name: claim[name] for name in ("paper", "kind", "where", "says")},
+            "paper_value": claim.get("values", {}),
+            "origin": claim["origin"],
+            "outcome": judge(alike, illustration) if alike else NOT_RUN,
+            "setting": IN_KIND if first["in_kind"] else "paper",
+            "in_kind": first["in_kind"],
+            "evidence": claim["evidence"],
+            "tally": asdict(tally(alike)),
+            "reason": first["reason"],
+            "notebook": self._notebooks.get(claim_id, ""),
+            "errata": claim.get("errata", ""),
+            "history": [_plain(change) for change in claim.get("history", [])],
+            "runs": [{k: v for k, v in row.items() if k != "id"} for row in self._sorted(rows)],
+        }
+
+    def _setting(self, row: dict) -> tuple:
+        """What two runs share when they differ by seed only, so that their spread means something."""
+        run = self._runs[row["run"]]
+        return run["model"], run["device"], run["scale"]
+
+    def _sorted(self, rows: list[dict]) -> list[dict]:
+        def place(row: dict) -> tuple:
+            other = self._setting(row) != self._setting(rows[0])
+            return other, self._setting(row), self._runs[row["run"]]["seed"]
+
+        return rows[:1] + sorted(rows[1:], key=place)
 
 
-def criterion(check: dict) -> str:
-    """A check's criterion in words a table can hold."""
-    low, high = check["low"], check["high"]
-    if check["expected"] is not None:
-        return f"{show(check['expected'])} ± {show(high)}"
-    if isinstance(check["measured"], bool):
-        return "yes"
-    if low is None and high is None:
-        return "reported"
-    if low is None:
-        return f"≤ {show(high)}"
-    return f"≥ {show(low)}" if high is None else f"{show(low)} to {show(high)}"
+def ledger_path(root: Path) -> Path:
+    """Where the committed ledger lies."""
+    return root / "book" / "ledger.json"
 
 
-def show(value) -> str:
-    """A measured value as the book prints it: three significant digits, yes or no."""
-    if value is None:
-        return "in the run statistics"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return "(" + ", ".join(show(entry) for entry in value) + ")"
-    number = float(value)
-    return str(int(number)) if number.is_integer() and abs(number) < 1e6 else f"{number:.3g}"
+def key_of(run: dict) -> str:
+    """What names a run: its notebook and its parameters."""
+    return " ".join(str(run[name]) for name in ("notebook", *PARAMETERS))
 
 
-def _emit(record: dict) -> None:
-    from IPython.display import display
-
-    record["verdict"] = judge([record])
-    timings = {c["name"]: c["measured"] for c in record["checks"] if c["timing"]}
-    for check in record["checks"]:
-        if check["timing"]:
-            check["measured"] = check["value"] = None
-    bundle = {
-        "text/plain": f"{record['id']}: {record['verdict']}",
-        "text/html": _render(record),
-        CLAIM_MIME: record,
-    }
-    if timings:
-        bundle[TIMING_MIME] = {"id": record["id"], "timings": timings}
-    display(bundle, raw=True)
+def digest_of_records(records: Iterable[dict]) -> str:
+    """Twelve digits that tell the records of one run, in whatever order they come."""
+    told = sorted(({name: record[name] for name in RECORD} for record in records), key=_id)
+    return provenance.digest(json.dumps(told, sort_keys=True))
 
 
-def _render(record: dict) -> str:
-    """A claim as the notebook and the book show it; the id is the anchor the ledger links to."""
-    verdict = record["verdict"]
-    rows = "".join(
-        f'<tr class="{check["role"]}"><td>{html.escape(check["name"])}</td>'
-        f"<td>{show(check['measured'])}</td><td>{criterion(check)}</td>"
-        f"<td>{_MARK[check['outcome']]}</td></tr>"
-        for check in _in_role_order(record["checks"])
-    )
-    head = "<thead><tr><th>check</th><th>measured</th><th>criterion</th><th>met</th></tr></thead>"
-    table = f"<table>{head}<tbody>{rows}</tbody></table>" if rows else ""
-    remarks = [record["in_kind"] and f"In kind: {record['in_kind']}", record["reason"]]
-    notes = "".join(f"<p>{html.escape(text)}</p>" for text in remarks if text)
-    return (
-        f'<div class="claim" id="{record["id"]}" data-verdict="{verdict}">'
-        f'<p><code>{record["id"]}</code> <span class="verdict">{verdict}</span></p>'
-        f"{table}{notes}</div>"
-    )
+def authored(root: Path) -> dict[str, Authored]:
+    """Every notebook of the project with its present text."""
+    return {slug: Authored(notebook) for slug, notebook in notebooks_of(root).items()}
 
 
-_MARK = {True: "✓", False: "✗", None: "–"}
+def collect(root: Path, *, sweeps: bool = True) -> Ledger:
+    """The ledger of every current result: references first, then the rows of sweeps.
 
-
-def _in_role_order(checks: Iterable[dict]) -> list[dict]:
-    order = ["printed", "corrected", "counterexample"]
-    return sorted(checks, key=lambda check: order.index(check["role"]))
-
-
-def _as_json(check: Check, role: str) -> dict:
-    """The check as plain JSON, which has no numbers for infinity and NaN: `measured` names them."""
-    record = asdict(check) | {"role": role, "outcome": check.outcome}
-    if not math.isfinite(check.value):
-        return record | {"value": None, "measured": _named(check.measured)}
-    return record | {"value": _rounded(check.value)}
-
-
-def _group_outcome(records: Sequence[dict], role: str) -> bool | None:
-    """True when every check of the role is met over the runs, False when one is not, else None."""
-    names = dict.fromkeys(
-        c["name"]
-        for record in records
-        for c in record["checks"]
-        if c["role"] == role and c["outcome"] is not None
-    )
-    outcomes = [
-        _outcome_over_runs([c for r in records for c in r["checks"] if c["name"] == name])
-        for name in names
-    ]
-    if any(outcome is False for outcome in outcomes):
-        return False
-    return None if any(outcome is None for outcome in outcomes) else True
-
-
-def _outcome_over_runs(checks: Sequence[dict]) -> bool | None:
-    """Whether the interval for the median over runs lies on one side of the criterion, and which.
-
-    The interval leaves out the k smallest and k largest of n runs: distribution-free, 95 % from six
-    runs on, the whole range below. So it is inside when at most k runs miss the criterion.
+    A result counts while the notebook's code, and the weights and data it read, are the same.
+    Sweep rows come from the committed ledger and, unless `sweeps` is false, from runs/ on this
+    machine. Committed rows that no longer count are told in `dropped`.
     """
-    runs, met = len(checks), sum(bool(check["outcome"]) for check in checks)
-    left_out = max(0, int(stats.binom.ppf((1 - CONFIDENCE) / 2, runs, 0.5)) - 1)
-    if runs - met <= left_out:
-        return True
-    return False if met <= left_out else None
+    notebooks = authored(root)
+    ledger = Ledger(load_claims(root / "book" / "claims"))
+    for text in notebooks.values():
+        if text.has_current_reference:
+            ledger.add(_run_of(text, text.reference), records_in(text.reference))
+    for run, records in committed_rows(root):
+        text = notebooks.get(run["notebook"])
+        if text and _parameters(run) == text.notebook.defaults:
+            continue
+        reasons = (
+            provenance.stale(run, text.made_from["code"]) if text else ["its notebook is gone"]
+        )
+        if reasons:
+            ledger.dropped.append(f"{key_of(run)}: {'; '.join(reasons)}")
+        else:
+            ledger.add(run, records)
+    for text in notebooks.values() if sweeps else ():
+        for path in sorted((root / "runs" / text.notebook.slug).glob("*.ipynb")):
+            _add_sweep(ledger, text, path)
+    replaced = ledger.as_json({})["runs"] if sweeps else {}
+    ledger.dropped = [line for line in ledger.dropped if line.partition(":")[0] not in replaced]
+    return ledger
 
 
-def _same_setting(run: dict, first: dict) -> bool:
-    """Whether two runs differ by seed only, so that their spread means something."""
-    return all(run[key] == first[key] for key in ("model", "device", "scale"))
+def environment(root: Path) -> dict:
+    """Versions the references ran with; nothing that names a machine."""
+    made = [
+        text.reference.metadata["attribook"].get("versions", {})
+        for text in authored(root).values()
+        if text.has_current_reference
+    ]
+    told = {key: sorted({row[key] for row in made if row.get(key)}) for key in VERSIONS}
+    return {**{key: ", ".join(found) for key, found in told.items()}, "device": "cpu"}
 
 
-def _agree(before: dict, after: dict) -> bool:
-    if before["timing"] or isinstance(before["measured"], bool):
-        return before["measured"] == after["measured"] or before["timing"]
-    limits = [abs(x) for x in (before["low"], before["high"]) if x is not None]
-    old, new = np.atleast_1d(before["measured"]), np.atleast_1d(after["measured"])
-    if old.shape != new.shape:
-        return False
-    return np.allclose(
-        new.astype(float),
-        old.astype(float),
-        rtol=RELATIVE_TOLERANCE,
-        atol=RELATIVE_TOLERANCE * max(limits, default=0.0),
-        equal_nan=True,
-    )
+def committed(root: Path) -> dict:
+    """The committed ledger; ValueError that says what is wrong with the file and the way out."""
+    path = ledger_path(root)
+    if not path.exists():
+        raise ValueError("book/ledger.json does not exist; write it with `attribook ledger`")
+    return parsed(path.read_text(encoding="utf-8"), "book/ledger.json")
 
 
-def _exactly(measured) -> str:
-    return json.dumps(measured)
+def parsed(text: str, name: str) -> dict:
+    """A ledger's JSON; ValueError when it is damaged."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{name} is damaged ({error}); restore it with `git checkout book/ledger.json`"
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get("claims"), list):
+        raise ValueError(f"{name} is no ledger; restore it with `git checkout book/ledger.json`")
+    return found if found.get("format") == FORMAT else _from_format_1(found)
 
 
-def _low(check: Check) -> float:
-    return -math.inf if check.low is None else check.low
+def committed_rows(root: Path) -> list[tuple[dict, list[dict]]]:
+    """The runs in the committed ledger, each with its records; none where there is no ledger."""
+    if not ledger_path(root).exists():
+        return []
+    ledger = committed(root)
+    records: dict[str, list[dict]] = {key: [] for key in ledger["runs"]}
+    for entry in ledger["claims"]:
+        for row in entry["runs"]:
+            if row["run"] in records:
+                records[row["run"]].append({"id": entry["id"], **row})
+    return [(run, records[key]) for key, run in ledger["runs"].items()]
 
 
-def _high(check: Check) -> float:
-    return math.inf if check.high is None else check.high
+def _add_sweep(ledger: Ledger, text: Authored, path: Path) -> None:
+    """Add a finished run of this machine, unless its code or what it read has changed since."""
+    if path.name.endswith(".part.ipynb"):
+        return
+    try:
+        notebook = executed(path)
+    except ValueError as error:  # one damaged run is not in the way of the others
+        ledger.dropped.append(str(error))
+        return
+    made = notebook.metadata.get("attribook", {})
+    if not all(name in made for name in MADE_FROM):
+        return
+    run = _run_of(text, notebook)
+    if not provenance.stale(run, text.made_from["code"]):
+        ledger.add(run, records_in(notebook))
 
 
-def _array(measured) -> np.ndarray:
-    """A number, list, array or tensor (on any device) as a float64 array."""
-    if hasattr(measured, "detach"):
-        measured = measured.detach().cpu().numpy()
-    return np.asarray(measured, dtype=np.float64)
+def _run_of(text: Authored, executed: NotebookNode) -> dict:
+    made = executed.metadata["attribook"]
+    kept = {name: _plain(made[name]) for name in MADE_FROM}
+    return {"notebook": text.notebook.slug, **made["parameters"], **kept}
 
 
-def _named(measured):
-    if isinstance(measured, list):
-        return [_named(entry) for entry in measured]
-    return measured if math.isfinite(measured) else str(measured)
+def _parameters(run: dict) -> dict:
+    return {name: run[name] for name in PARAMETERS}
 
 
-def _rounded(value: float) -> float:
-    return float(f"{float(value):.6g}")
+def _from_format_1(ledger: dict) -> dict:
+    """An old ledger in the present form, for comparing; nobody knows what made its rows."""
+    runs: dict[str, dict] = {}
+    claims = []
+    for entry in ledger["claims"]:
+        rows = []
+        for row in entry["runs"]:
+            run = {"notebook": entry["notebook"], **_parameters(row)}
+            runs[key_of(run)] = {**run, "code": "", "library": {}, "reads": {}, "versions": {}}
+            checks = [{**check, "met": check["outcome"], "floor": 0.0} for check in row["checks"]]
+            told = {"in_kind": row["in_kind"], "reason": row["reason"], "checks": checks}
+            rows.append({"run": key_of(run), "outcome": _renamed(row["verdict"]), **told})
+        setting = IN_KIND if rows and rows[0]["in_kind"] else "paper"
+        outcome = _renamed(entry["verdict"])
+        claims.append({**entry, "outcome": outcome, "setting": setting, "runs": rows})
+    return {"format": 1, "claims": claims, "runs": runs, "environment": ledger["environment"]}
 
 
-def _listed(values: np.ndarray) -> float | list[float]:
-    rounded = [_rounded(value) for value in np.ravel(values)]
-    return rounded[0] if len(rounded) == 1 else rounded
+def _renamed(verdict: str) -> str:
+    return {
+        "reproduced in kind": "reproduced",
+        "reproduced after correction": "corrected",
+    }.get(verdict, verdict)
+
+
+def _plain(value):
+    """Dates as text, and notebook nodes as the plain data that JSON gives back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _id(record: dict) -> str:
+    return record["id"]

@@ -11,7 +11,8 @@ import json
 import nbformat
 from nbformat import NotebookNode
 
-from attribook.ledger import TIMING_MIME
+from attribook.agreement import outputs_digest
+from attribook.claims import TIMING_MIME
 
 HIDDEN = "attribook-hidden"  # tag of the cells that watch a run; no reader sees them
 
@@ -19,15 +20,19 @@ HIDDEN = "attribook-hidden"  # tag of the cells that watch a run; no reader sees
 def normalise(notebook: NotebookNode, slug: str, record: dict) -> tuple[NotebookNode, dict]:
     """The notebook as it is committed, and the statistics of its run.
 
-    `record` (parameters, source digest, models, seeds) becomes the notebook's metadata. Raises
-    ValueError when a cell failed or was not run: such a notebook is no result.
+    `record` (parameters, digests, models, seeds) becomes the notebook's metadata, with what the run
+    read, the versions, and a digest of its outputs. Raises ValueError when a cell failed or was not
+    run: such a notebook is no result.
     """
     clean = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    reported = _reported(clean)
     statistics = {
         "wall_seconds": round(clean.metadata.papermill.duration, 1),
-        **_reported(clean),
+        **reported["statistics"],
+        **{name: reported["versions"][name] for name in ("python", "torch", "numpy")},
         "timings": {},
     }
+    record = {**record, "reads": reported["reads"], "versions": reported["versions"]}
     clean.cells = [cell for cell in clean.cells if HIDDEN not in _tags(cell)]
     clean.metadata = _notebook_metadata(clean.metadata, record)
     _number(clean, slug)
@@ -40,8 +45,21 @@ def normalise(notebook: NotebookNode, slug: str, record: dict) -> tuple[Notebook
             _clean_outputs(cell, statistics["timings"])
     _hide_default_parameters(clean)
     _name_figures(clean, slug)
+    clean.metadata["attribook"]["outputs"] = outputs_digest(clean)
     nbformat.validate(clean)
     return clean, statistics
+
+
+def dress(notebook: NotebookNode, source: NotebookNode) -> None:
+    """Give the code cells of an executed notebook the tags of its present source, in place."""
+    shown = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell for cell in shown if "injected-parameters" not in _tags(cell)]
+    written = [cell for cell in source.cells if cell.cell_type == "code"]
+    for cell, wanted in zip(cells, written, strict=True):
+        cell.metadata.pop("tags", None)
+        if _tags(wanted):
+            cell.metadata["tags"] = _tags(wanted)
+    _hide_default_parameters(notebook)
 
 
 def text_of(notebook: NotebookNode) -> str:
@@ -50,7 +68,7 @@ def text_of(notebook: NotebookNode) -> str:
 
 
 def _reported(notebook: NotebookNode) -> dict:
-    """What the hidden last cell printed about memory, device and versions."""
+    """What the hidden last cell printed: what was read, versions, statistics."""
     last = notebook.cells[-1]
     texts = [out.text for out in last.get("outputs", []) if out.get("name") == "stdout"]
     if HIDDEN not in _tags(last) or not texts:

@@ -3,6 +3,7 @@
 ATTRIBOOK_PROJECT may name another project folder whose built book is to be tested.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,13 +14,18 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import sync_playwright
 
-from attribook.ledger import VERDICTS, load_claims
+from attribook.inventory import load_claims
+from attribook.verdicts import NOT_RUN, OUTCOMES
 
 pytestmark = pytest.mark.browser
 
 PROJECT = Path(os.environ.get("ATTRIBOOK_PROJECT", Path(__file__).parents[2]))
 HTML = PROJECT / "_build" / "html"
 CLAIMS = load_claims(PROJECT / "book" / "claims")
+ENTRIES = {
+    entry["id"]: entry
+    for entry in json.loads((PROJECT / "book" / "ledger.json").read_text("utf-8"))["claims"]
+}
 LEDGER = "book/ledger.html"
 MATH = "book/papers/gradient.html"
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -190,30 +196,25 @@ def test_the_ledger_page_has_every_claim_and_its_cell(tags):
         row = text.partition(f'id="ledger-{claim}"')[2].partition('id="ledger-')[0]
         link = re.search(r'<a href="([^"]+)"', row)[1]
         assert link.endswith((f"#{claim}", f"#ledger-{claim}")), link
-        verdict = re.search(r'data-verdict="([^"]+)"', row)[1]
-        assert verdict in VERDICTS
-        if verdict != "not run":
-            assert link.startswith("../notebooks/"), f"{claim} has a verdict but no cell"
+        outcome = re.search(r'data-outcome="([^"]+)"', row)[1]
+        assert outcome in OUTCOMES
+        if outcome != NOT_RUN:
+            assert link.startswith("../notebooks/"), f"{claim} has an outcome but no cell"
 
 
-def test_verdicts_in_notebooks_and_ledger_agree_unless_seeds_were_pooled(tags, notebooks):
-    ledger = {
-        a["id"].removeprefix("ledger-"): a["data-verdict"]
-        for tag, a in tags[LEDGER]
-        if tag == "tr" and "id" in a
-    }
-    shown = {
-        a["id"]: a["data-verdict"]
-        for page in notebooks
-        for tag, a in tags[page]
-        if a.get("class") == "claim"
-    }
-    assert shown.keys() <= ledger.keys()
-    text = (HTML / LEDGER).read_text("utf-8")
-    for claim in shown:
-        row = text.partition(f'id="ledger-{claim}"')[2].partition('id="ledger-')[0]
-        if " seeds</small>" not in row:
-            assert shown[claim] == ledger[claim], claim
+def test_a_claim_has_one_outcome_and_one_setting_wherever_it_stands(tags):
+    words = {key: (entry["outcome"], entry["setting"]) for key, entry in ENTRIES.items()}
+    boxes, badges = {}, 0
+    for found in tags.values():
+        for _, a in found:
+            if a.get("class") == "claim":
+                boxes[a["id"]] = a["data-outcome"]
+            if a.get("class") == "claim-badge" and "data-setting" in a and "href" in a:
+                claim = urlsplit(a["href"]).fragment.removeprefix("ledger-")
+                assert (a["data-outcome"], a["data-setting"]) == words[claim], claim
+                badges += 1
+    assert boxes == {key: words[key][0] for key in boxes}
+    assert badges >= len(boxes) > 0
 
 
 # What a browser shows -------------------------------------------------------------------------
@@ -262,23 +263,112 @@ def rows(page):
     return page.locator("table.ledger > tbody > tr:visible")
 
 
-def test_the_ledger_filters_by_words_kind_and_verdict(visit):
+def shown_ids(page):
+    return {row.removeprefix("ledger-") for row in rows(page).evaluate_all("r => r.map(e => e.id)")}
+
+
+@pytest.mark.parametrize("name", ["outcome", "setting", "origin", "paper", "kind"])
+def test_the_ledger_filters_by_what_its_rows_are(visit, name):
     page = visit(LEDGER)
+    select = page.locator(f"select[name={name}]")
+    values = select.locator("option").evaluate_all("options => options.map(o => o.value)")
+    assert set(values[1:]) == {entry[name] for entry in ENTRIES.values()}
+    for value in values[1:]:
+        select.select_option(value)
+        assert shown_ids(page) == {k for k, entry in ENTRIES.items() if entry[name] == value}
+    select.select_option("")
     assert rows(page).count() == len(CLAIMS)
-    kind = next(iter(CLAIMS.values()))["kind"]
-    page.locator("select[name=kind]").select_option(kind)
-    assert rows(page).count() == sum(claim["kind"] == kind for claim in CLAIMS.values())
-    page.locator("select[name=kind]").select_option("")
-    verdict = rows(page).first.get_attribute("data-verdict")
-    page.locator("select[name=verdict]").select_option(verdict)
-    shown = rows(page).evaluate_all("rows => rows.map(row => row.dataset.verdict)")
-    assert set(shown) == {verdict}
-    page.locator("select[name=verdict]").select_option("")
+
+
+def test_the_ledger_filters_by_each_kind_of_evidence_a_claim_has(visit):
+    page = visit(LEDGER)
+    kinds = {key: {part["kind"] for part in entry["evidence"]} for key, entry in ENTRIES.items()}
+    for kind in set.union(*kinds.values()):
+        page.locator("select[name=evidence]").select_option(kind)
+        assert shown_ids(page) == {key for key in kinds if kind in kinds[key]}
+
+
+def test_the_ledger_is_searched_by_words_and_says_when_nothing_fits(visit):
+    page = visit(LEDGER)
     sought = list(CLAIMS)[-1]
     page.locator("input[name=words]").fill(sought)
-    found = rows(page).evaluate_all("rows => rows.map(row => row.id)")
-    assert f"ledger-{sought}" in found and len(found) < len(CLAIMS)
+    found = shown_ids(page)
+    assert sought in found and len(found) < len(CLAIMS)
     assert page.locator(".ledger-tools output").inner_text().startswith(f"{len(found)} of ")
+    assert not page.locator(".ledger-none").is_visible()
+    page.locator("input[name=words]").fill("no claim has these words")
+    assert page.locator(".ledger-none").is_visible()
+    page.locator(".ledger-tools button").click()
+    assert rows(page).count() == len(CLAIMS)
+
+
+def test_a_view_of_the_ledger_can_be_linked_reloaded_and_gone_back_to(visit):
+    page = visit(LEDGER)
+    outcome, paper = next((e["outcome"], e["paper"]) for e in ENTRIES.values())
+    page.locator("select[name=outcome]").select_option(outcome)
+    page.locator("select[name=paper]").select_option(paper)
+    wanted = {k for k, e in ENTRIES.items() if (e["outcome"], e["paper"]) == (outcome, paper)}
+    assert shown_ids(page) == wanted
+    page.reload()
+    assert shown_ids(page) == wanted
+    rows(page).first.locator("th a").click()
+    page.wait_for_load_state()
+    page.go_back()
+    page.locator("select[name=outcome]").wait_for()
+    assert page.locator("select[name=outcome]").input_value() == outcome
+    assert shown_ids(page) == wanted
+
+
+def test_a_count_on_the_first_page_leads_to_the_claims_it_counts(visit):
+    page = visit("book/intro.html")
+    for place in range(page.locator(".verdict-summary li").count()):
+        item = visit("book/intro.html").locator(".verdict-summary li").nth(place)
+        count = int(item.locator("b").inner_text())
+        item.locator("a").click()
+        page.wait_for_url("**/ledger.html?*")
+        assert rows(page).count() == count
+
+
+def test_ours_and_illustrations_are_in_no_bar(visit):
+    summaries = visit("book/intro.html").locator(".verdict-summary")
+    papers = list(dict.fromkeys(entry["paper"] for entry in ENTRIES.values()))
+    assert summaries.count() == len(papers)
+    for paper, summary in zip(papers, summaries.all(), strict=True):
+        counted = [
+            entry["outcome"]
+            for entry in ENTRIES.values()
+            if (entry["paper"], entry["origin"]) == (paper, "paper")
+            and entry["outcome"] != "illustrated"
+        ]
+        numbers = summary.locator("li b").all_inner_texts()
+        assert sum(map(int, numbers)) == len(counted)
+
+
+def test_each_outcome_has_a_sign_of_its_own_and_only_what_holds_as_printed_a_tick(visit):
+    signs = visit("book/intro.html").evaluate(
+        """(outcomes) => outcomes.map((outcome) => {
+          const badge = document.createElement("span");
+          badge.dataset.outcome = outcome;
+          badge.innerHTML = '<span class="verdict">word</span>';
+          document.querySelector("main").append(badge);
+          return getComputedStyle(badge.firstChild, "::before").content;
+        })""",
+        list(OUTCOMES),
+    )
+    assert len(set(signs)) == len(OUTCOMES)
+    ticks = [outcome for outcome, sign in zip(OUTCOMES, signs, strict=True) if "✓" in sign]
+    assert ticks == ["reproduced"]
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_the_ledger_fits_the_page_and_its_header_stays_in_view(visit, width):
+    page = visit(LEDGER, width=width)
+    assert page.evaluate(
+        "(() => { const box = document.querySelector('.ledger-box');"
+        " return box.scrollWidth <= box.clientWidth + 1; })()"
+    )
+    page.evaluate("document.querySelector('table.ledger').rows[8].scrollIntoView()")
+    assert page.locator("table.ledger > thead").bounding_box()["y"] >= 0
 
 
 def test_the_ledger_sorts_from_the_keyboard(visit):
@@ -288,7 +378,7 @@ def test_the_ledger_sorts_from_the_keyboard(visit):
         header.locator("button").focus()
         page.keyboard.press("Enter")
         assert header.get_attribute("aria-sort") == direction
-        ids = rows(page).evaluate_all("rows => rows.map(row => row.cells[0].innerText)")
+        ids = rows(page).evaluate_all("rows => rows.map(row => row.id)")
         assert ids == sorted(ids, reverse=backwards, key=as_a_reader_counts)
 
 
@@ -336,9 +426,14 @@ def test_claims_and_tables_are_readable_in_both_modes(visit, notebooks, scheme):
     page = visit(notebooks[0], scheme=scheme)
     assert page.locator("html").get_attribute("data-theme") == scheme
     found = page.evaluate(CONTRAST, ".claim, .claim *, figcaption *")
-    found += visit("book/intro.html", scheme=scheme).evaluate(CONTRAST, ".verdict, .pipeline *")
-    found += visit(LEDGER, scheme=scheme).evaluate(CONTRAST, ".ledger-tools *, .ledger *")
+    found += visit("book/intro.html", scheme=scheme).evaluate(
+        CONTRAST, ".claim-badge *, .verdict-summary *, .setting, .origin, .pipeline *"
+    )
+    found += visit(LEDGER, scheme=scheme).evaluate(
+        CONTRAST, ".standing *, .ledger-tools *, .ledger *"
+    )
     found += visit("book/errata.html", scheme=scheme).evaluate(CONTRAST, ".erratum *")
+    found += visit(MATH, scheme=scheme).evaluate(CONTRAST, ".claim-list *, .history *")
     assert len(found) > 100
     assert [pair for pair in found if pair[0] < READABLE] == []
 

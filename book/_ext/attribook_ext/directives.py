@@ -1,7 +1,9 @@
 """What the book's pages take from the ledger.
 
-Roles        {claimval}`id` a verdict, {claimval}`id:check` a measured value, {verdict}`refuted`
-Directives   {claim-ledger}, {paper-claims} key, {claim-errata} key, {run-statistics}, {benchmarks}
+Roles        {claimval}`id` a claim's badge, {claimval}`id:check` a measured value,
+             {outcome}`refuted` a badge as a word in a sentence
+Directives   {claim-ledger}, {paper-claims} key, {claim-errata} key, {criterion-history} key,
+             {run-statistics}, {benchmarks}
 """
 
 from __future__ import annotations
@@ -12,21 +14,29 @@ from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from attribook.ledger import VERDICTS, show
+from attribook.verdicts import OUTCOMES
 
-from . import render
-from .results import CLAIMS, Results, over_runs
+from . import badges, costs, ledger_table, render
+from .results import CLAIMS, Results, value_over_runs
+
+LEDGER_PAGE = "book/ledger"
 
 log = logging.getLogger(__name__)
 
 
 def claim_url(env, entry: dict) -> str:
     """Where the page being read links to for a claim: the cell that recorded it, else its row."""
-    page = f"notebooks/{entry['notebook']}" if entry["notebook"] else "book/ledger"
-    anchor = entry["id"] if entry["notebook"] else f"ledger-{entry['id']}"
+    if not entry["notebook"]:
+        return row_url(env, entry)
+    page = f"notebooks/{entry['notebook']}"
     if page not in env.found_docs:
         log.warning("claim %s leads to %s, which the book lacks", entry["id"], page)
-    return f"{env.app.builder.get_relative_uri(env.docname, page)}#{anchor}"
+    return f"{env.app.builder.get_relative_uri(env.docname, page)}#{entry['id']}"
+
+
+def row_url(env, entry: dict) -> str:
+    """The claim's row in the ledger, seen from the page being read."""
+    return f"{env.app.builder.get_relative_uri(env.docname, LEDGER_PAGE)}#ledger-{entry['id']}"
 
 
 def results_for(env) -> Results:
@@ -36,8 +46,22 @@ def results_for(env) -> Results:
     return env.app.attribook
 
 
+def complete_boxes(app, doctree) -> None:
+    """Give the claim boxes of a notebook the ledger's word over all runs."""
+    for node in doctree.findall(nodes.raw):
+        text = node.astext()
+        if node.get("format") != "html" or not text.startswith('<div class="claim"'):
+            continue
+        entry = results_for(app.env).entries.get(text.partition('id="')[2].partition('"')[0])
+        if entry is None:
+            continue
+        if (whole := render.box(text, entry, row_url(app.env, entry))) == text:
+            log.warning("%s: the box of %s is not the ledger's", app.env.docname, entry["id"])
+        node.children = [nodes.Text(whole)]
+
+
 class ClaimValue(SphinxRole):
-    """A claim's verdict, or the measured value of one of its checks, linked to the cell."""
+    """A claim's badge, or the measured value of one of its checks, linked to the cell."""
 
     def run(self):
         claim_id, _, check = self.text.partition(":")
@@ -45,15 +69,14 @@ class ClaimValue(SphinxRole):
         entry = results_for(self.env).entries.get(claim_id)
         if entry is None:
             return self._unknown(f"unknown claim {claim_id!r}; the ids are in {CLAIMS}")
+        url = claim_url(self.env, entry)
         if not check:
-            badge = render.badge(entry["verdict"], claim_url(self.env, entry))
-            return [nodes.raw("", badge, format="html")], []
-        if check not in entry["measured"]:
-            known = sorted(entry["measured"])
+            return [nodes.raw("", badges.badge(entry, url), format="html")], []
+        known = [found["name"] for run in entry["runs"][:1] for found in run["checks"]]
+        if check not in known:
+            known = sorted(known)
             return self._unknown(f"claim {claim_id!r} has no check {check!r}; it has {known}")
-        text = render.value_link(
-            show(over_runs(entry, check)), claim_url(self.env, entry), f"{claim_id}: {check}"
-        )
+        text = render.value_link(value_over_runs(entry, check), url, f"{claim_id}: {check}")
         return [nodes.raw("", text, format="html")], []
 
     def _unknown(self, message: str):
@@ -61,13 +84,13 @@ class ClaimValue(SphinxRole):
         return [nodes.literal(text=self.text)], []
 
 
-class VerdictBadge(SphinxRole):
-    """The badge of a verdict, as a word in a sentence."""
+class OutcomeBadge(SphinxRole):
+    """The badge of an outcome, as a word in a sentence."""
 
     def run(self):
-        if self.text not in VERDICTS:
-            log.warning("unknown verdict %r; known: %s", self.text, list(VERDICTS))
-        return [nodes.raw("", render.badge(self.text), format="html")], []
+        if self.text not in OUTCOMES:
+            log.warning("unknown outcome %r; known: %s", self.text, list(OUTCOMES))
+        return [nodes.raw("", badges.outcome_badge(self.text), format="html")], []
 
 
 class ResultsDirective(SphinxDirective):
@@ -76,16 +99,23 @@ class ResultsDirective(SphinxDirective):
     def url(self, entry: dict) -> str:
         return claim_url(self.env, entry)
 
+    def ledger(self) -> str:
+        """Where the ledger's page is; empty when the book has none."""
+        if LEDGER_PAGE not in self.env.found_docs:
+            return ""
+        return self.env.app.builder.get_relative_uri(self.env.docname, LEDGER_PAGE)
+
     def raw(self, text: str) -> list[nodes.Node]:
         return [nodes.raw("", text, format="html")]
 
 
 class ClaimLedger(ResultsDirective):
-    """Every claim, one row each."""
+    """How the ledger stands with the present code, and every claim, one row each."""
 
     def run(self):
-        entries = results_for(self.env).entries.values()
-        return self.raw(render.ledger_table(entries, self.url))
+        results = results_for(self.env)
+        rows = ledger_table.ledger_table(results.entries.values(), self.url)
+        return self.raw(ledger_table.standing(results.standing) + rows)
 
 
 class PaperDirective(ResultsDirective):
@@ -104,34 +134,37 @@ class PaperDirective(ResultsDirective):
 
 
 class PaperClaims(PaperDirective):
-    """Verdict counts of a paper and its claims, notebook by notebook."""
+    """Counts of a paper's outcomes and its claims, notebook by notebook."""
 
     option_spec = {"bar-only": flag}
 
     def run(self):
         entries = self.entries()
-        parts = self.raw(render.verdict_bar(entries))
+        parts = self.raw(render.outcome_bar(entries, self.ledger()))
         if "bar-only" in self.options:
             return parts
         recorded = dict.fromkeys(entry["notebook"] for entry in entries if entry["notebook"])
         for notebook in sorted(recorded):
             group = [entry for entry in entries if entry["notebook"] == notebook]
-            title = addnodes.pending_xref(
-                "",
-                nodes.inline(),
-                refdomain="std",
-                reftype="doc",
-                refdoc=self.env.docname,
-                reftarget=f"/notebooks/{notebook}",
-                refexplicit=False,
-                refwarn=True,
-            )
-            parts.append(nodes.paragraph("", "", title, classes=["claims-of"]))
+            parts.append(nodes.paragraph("", "", self._title(notebook), classes=["claims-of"]))
             parts += self.raw(render.claim_list(group, self.url))
         if missing := [entry for entry in entries if not entry["notebook"]]:
             parts.append(nodes.paragraph("", "In no notebook yet", classes=["claims-of"]))
             parts += self.raw(render.claim_list(missing, self.url))
         return parts
+
+    def _title(self, notebook: str) -> nodes.Node:
+        """A notebook's title, linked to its page."""
+        return addnodes.pending_xref(
+            "",
+            nodes.inline(),
+            refdomain="std",
+            reftype="doc",
+            refdoc=self.env.docname,
+            reftarget=f"/notebooks/{notebook}",
+            refexplicit=False,
+            refwarn=True,
+        )
 
 
 class ClaimErrata(PaperDirective):
@@ -141,12 +174,19 @@ class ClaimErrata(PaperDirective):
         return self.raw(render.errata([e for e in self.entries() if e["errata"]], self.url))
 
 
+class CriterionHistory(PaperDirective):
+    """The criteria of a paper's claims that changed, with date and reason."""
+
+    def run(self):
+        return self.raw(render.criterion_history(self.entries(), self.url))
+
+
 class RunStatistics(ResultsDirective):
     """Time and memory of every notebook, and the machine that ran them."""
 
     def run(self):
         results = results_for(self.env)
-        return self.raw(render.run_statistics(results.statistics, results.environment, self._page))
+        return self.raw(costs.run_statistics(results.statistics, results.environment, self._page))
 
     def _page(self, slug: str) -> str:
         return self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{slug}")
@@ -156,4 +196,4 @@ class Benchmarks(ResultsDirective):
     """The cost tables, or how to measure them when nobody has on this copy."""
 
     def run(self):
-        return self.raw(render.benchmarks(results_for(self.env).benchmarks))
+        return self.raw(costs.benchmarks(results_for(self.env).benchmarks))

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from sphinx.errors import ExtensionError
 
-from attribook.ledger import load_claims
+from attribook import audit
+from attribook.claims import show
+from attribook.inventory import load_claims
 
 LEDGER = "book/ledger.json"
 CLAIMS = "book/claims"
 STATISTICS = "book/run_statistics.json"
 BENCHMARKS = "book/benchmarks.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,65 @@ class Results:
     environment: dict
     statistics: dict[str, dict]
     benchmarks: dict | None
+    standing: dict[str, list[str]]  # stale, older, missing -> one line a run
     files: list[Path]
 
     @classmethod
     def load(cls, root: Path) -> Results:
         """Everything recorded under the project root; a missing or stale ledger is an error."""
         root = Path(root)
-        claims = load_claims(root / CLAIMS)
+        claims = _claims(root)
         ledger = _required(root, LEDGER)
+        if ledger.get("format") != FORMAT:
+            raise ExtensionError(
+                f"{LEDGER} has format {ledger.get('format', 1)}, the book reads format {FORMAT}; "
+                "write it again with `attribook ledger`"
+            )
         recorded = {entry["id"]: entry for entry in ledger["claims"]}
         if recorded.keys() != claims.keys():
             odd = sorted(recorded.keys() ^ claims.keys())
             raise ExtensionError(f"{LEDGER} and {CLAIMS} differ in {odd}; run `attribook ledger`")
-        entries = {
-            key: {**recorded[key], "errata": claims[key].get("errata", "")} for key in claims
-        }
         benchmarks = root / BENCHMARKS
         files = [root / LEDGER, root / STATISTICS, *sorted((root / CLAIMS).glob("*.yml"))]
-        if benchmarks.exists():
-            files.append(benchmarks)
         return cls(
-            entries,
+            {key: _with_parameters(recorded[key], ledger["runs"]) for key in claims},
             ledger["environment"],
             _required(root, STATISTICS),
             _required(root, BENCHMARKS) if benchmarks.exists() else None,
-            files,
+            standing(root),
+            [*files, benchmarks] if benchmarks.exists() else files,
         )
+
+
+def standing(root: Path) -> dict[str, list[str]]:
+    """The runs that are not fresh by the ledger's own account: stale, older, missing."""
+    found: dict[str, list[str]] = {}
+    try:
+        rows = audit.standing(root)
+    except ValueError as error:
+        raise ExtensionError(str(error)) from error
+    for row in rows:
+        found.setdefault(row.state, []).append(row.told.partition(": ")[2])
+    found.pop(audit.FRESH, None)
+    return found
+
+
+def _claims(root: Path) -> dict[str, dict]:
+    try:
+        return load_claims(root / CLAIMS)
+    except ValueError as error:
+        raise ExtensionError(f"{CLAIMS}: {error}") from error
+
+
+def _with_parameters(entry: dict, runs: dict[str, dict]) -> dict:
+    """A claim whose runs carry the model, seed, device and scale that the ledger keeps beside."""
+    unknown = [run["run"] for run in entry["runs"] if run["run"] not in runs]
+    if unknown:
+        raise ExtensionError(
+            f"{LEDGER} has {entry['id']} of a run that it does not describe: {unknown[0]!r}; "
+            "write it again with `attribook ledger`"
+        )
+    return {**entry, "runs": [{**runs[run["run"]], **run} for run in entry["runs"]]}
 
 
 def _required(root: Path, name: str) -> dict:
@@ -61,24 +97,40 @@ def _required(root: Path, name: str) -> dict:
             f"{name} is missing under {root}: run `make book`, or `attribook ledger` when the "
             "notebooks are already executed"
         ) from None
+    except json.JSONDecodeError as error:
+        raise ExtensionError(
+            f"{name} is no JSON ({error}): write it again with `attribook ledger`"
+        ) from None
 
 
 def alike(entry: dict) -> list[dict]:
     """The runs that differ from the claim's first one by seed only."""
-    runs = entry["runs"]
+    runs = [run for run in entry["runs"] if run["checks"]]
     return [run for run in runs if all(run[k] == runs[0][k] for k in ("model", "device", "scale"))]
 
 
-def values_over_runs(entry: dict, check: str) -> list:
-    """What the alike runs measured for a check."""
-    return [run["measured"][check] for run in alike(entry) if check in run["measured"]]
+def checks_over_runs(entry: dict, name: str) -> list[dict]:
+    """A check as the alike runs recorded it."""
+    return [check for run in alike(entry) for check in run["checks"] if check["name"] == name]
 
 
-def over_runs(entry: dict, check: str):
-    """A check's measured value over the alike runs: the median; yes where more than half say so."""
-    values = values_over_runs(entry, check)
-    if len(values) == 1 or None in values:
-        return values[0]
+def value_over_runs(entry: dict, name: str) -> str:
+    """A check's measured value as every page prints it: the median over runs, with its range."""
+    values = [check["measured"] for check in checks_over_runs(entry, name)]
+    if len(values) == 1 or values[0] is None:
+        return show(values[0])
     if isinstance(values[0], bool):
-        return sum(values) > len(values) / 2
-    return np.median(np.array(values, dtype=float), axis=0).tolist()  # "nan" and "inf", too
+        yes = sum(values)
+        return show(yes > 0) if yes in (0, len(values)) else f"yes in {yes} of {len(values)} runs"
+    if isinstance(values[0], list):
+        if len({len(value) for value in values}) > 1:
+            return f"{show(values[0])} in the first of {len(values)} runs"
+        spread = (_spread(column, "{} [{} to {}]") for column in zip(*values, strict=True))
+        return "(" + ", ".join(spread) + ")"
+    return _spread(values, "{} ({} to {})")
+
+
+def _spread(values, form: str) -> str:
+    numbers = np.array(values, dtype=float)  # "nan" and "inf", too
+    middle, low, high = (show(f(numbers)) for f in (np.median, np.min, np.max))
+    return middle if low == high else form.format(middle, low, high)
