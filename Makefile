@@ -74,7 +74,7 @@ lint: .venv/.installed
 
 unit: data
 	@$(call step,unit tests)
-	$(BIN)/pytest -q -n 2 -m "not browser and not network and not gpu" tests
+	$(BIN)/pytest -q -n 2 -m "not browser and not network and not gpu" $(PYTEST_OPTIONS) tests
 
 nbval: data
 	@$(call step,notebooks against their references)

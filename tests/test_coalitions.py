@@ -239,6 +239,13 @@ def test_an_occlusion_map_equals_one_patch_at_a_time(generator):
         assert_close(drops.flatten(1)[:, k], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("height", "width", "cells"), [(10, 11, (2, 3)), (11, 10, (3, 2))])
+def test_an_occlusion_map_has_a_cell_for_each_centre_in_the_image(height, width, cells):
+    images = torch.ones(1, 1, height, width)
+    drops = occlusion_map(Score(lambda z: z.sum((1, 2, 3))), images, patch=1, stride=4)
+    assert drops.tolist() == [[[1.0] * cells[1]] * cells[0]]
+
+
 def test_too_many_players_are_refused_with_the_way_out():
     x = torch.zeros(1, 17)
     with pytest.raises(ValueError, match="at most 16 players, got 17; pass n_permutations="):

@@ -229,6 +229,15 @@ def test_smooth_grad_repeats_from_its_generator_and_tends_to_the_gradient(net, i
     assert_close(barely, gradient(score, images), atol=1e-7, rtol=0)
 
 
+def test_the_noise_of_smooth_grad_is_a_share_of_each_samples_range_of_values():
+    x = torch.tensor([[10.0, 12.0], [-3.0, 5.0]], dtype=torch.float64)  # ranges 2 and 8
+    smooth = smooth_grad(
+        Score(lambda z: (z**2).sum(1)), x, 0.5, 1, generator=torch.Generator().manual_seed(2)
+    )
+    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert_close(smooth, 2 * (x + torch.tensor([[1.0], [4.0]]) * noise), atol=1e-12, rtol=0)
+
+
 def test_grad_cam_weighs_feature_maps_by_their_mean_gradient(generator):
     net = random_cnn(nn.Tanh, generator)
     x = torch.randn(2, 2, 8, 8, generator=generator, dtype=torch.float64)

@@ -1,14 +1,17 @@
-"""What README and CONTRIBUTING tell can be done: commands, options, the Python block."""
+"""What README and CONTRIBUTING tell can be done: commands, files, Python, saving in JupyterLab."""
 
 import re
 from pathlib import Path
 
+import jupytext
 import pytest
 import torch
 from commandlines import calls_in, unknown_in
+from jupytext.config import load_jupytext_config
 from torch import nn
 
 from attribook.cli import main
+from attribook.provenance import code_of
 from attribook.verdicts import OUTCOMES
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +27,7 @@ def test_every_command_and_option_of_a_text_exists(text):
     assert [told for call in calls for told in unknown_in(call)] == []
 
 
-def test_the_readme_shows_every_command_but_those_that_make_calls():
+def test_the_readme_shows_every_command_but_the_one_that_make_calls():
     shown = {call.split()[0] for call in calls_in(README)}
     assert set(main.commands) - shown == {"build"}
 
@@ -40,11 +43,21 @@ def test_every_make_target_of_a_text_exists(text):
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_every_file_that_a_text_names_exists(text):
     names = re.findall(r"`((?:src|book|tests|notebooks|\.github)/[\w./-]+|[\w-]+\.\w+)`", text)
-    made_up = ("effects", "halves", "ledger-file")
-    files = [name for name in names if re.search(r"\.(md|yml|txt|cff|toml|py)$", name)]
+    files = [name for name in names if re.search(r"\.(md|yml|json|txt|cff|toml|py)$", name)]
     assert files
-    missing = [name for name in files if not list(ROOT.glob(name)) and not name.startswith(made_up)]
-    assert missing == []
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("notebooks/*/[0-9]*.md")), ids=lambda path: path.stem
+)
+def test_a_notebook_saved_in_jupyterlab_keeps_what_it_may_be_swept_over(path):
+    settings = load_jupytext_config(str(path))
+    parsed = jupytext.reads(path.read_text(), fmt="md:myst", config=settings)
+    saved = jupytext.writes(parsed, fmt="md:myst", config=settings)
+    again = jupytext.reads(saved, fmt="md:myst")
+    assert again.metadata["attribook"] == parsed.metadata["attribook"]
+    assert code_of(again) == code_of(parsed)
 
 
 def test_the_readme_explains_every_outcome_once_and_ticks_only_what_is_reproduced():

@@ -257,6 +257,12 @@ class TestAgreement:
         assert not renew(executed).agrees
         assert (executed / REFERENCE).read_bytes() == before
 
+    def test_an_edit_smaller_than_the_tolerance_does_not_stay_either(self, executed):
+        before = (executed / REFERENCE).read_bytes()
+        replace(executed / REFERENCE, '"measured": 4.0', '"measured": 4.0001')
+        assert not renew(executed).agrees
+        assert (executed / REFERENCE).read_bytes() == before
+
     def test_a_lost_row_of_statistics_comes_back(self, executed):
         (executed / STATISTICS).write_text("{}")
         assert renew(executed).agrees

@@ -61,7 +61,9 @@ class Standing:
 
 def problems(root: Path) -> list[str]:
     """Everything that is wrong with the committed report; empty when nothing is."""
-    lines = unready(root) + _inventories(root) + _failed_runs(root)
+    lines = _inventories(root) + _failed_runs(root)
+    if waiting := unready(root):  # whatever else is wrong may follow from these
+        return waiting + lines + [row.told for row in standing(root) if row.state == STALE]
     if not ledger_path(root).exists():
         return [*lines, "book/ledger.json does not exist; write it with `attribook ledger`"]
     old = committed(root)
