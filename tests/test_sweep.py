@@ -182,6 +182,7 @@ class TestSnakemake:
         pause, pid = self.waiting(root)
         assert attribook("run", "square").exit_code == 0
         pause.touch()
+        pid.unlink(missing_ok=True)  # the reference's own run left one
         process = start()
         wait_for(lambda: pid.exists() and pid.read_text())
         process.send_signal(number)
@@ -201,6 +202,7 @@ class TestSnakemake:
         pause, pid = self.waiting(root)
         assert attribook("run", "square").exit_code == 0
         pause.touch()
+        pid.unlink(missing_ok=True)  # the reference's own run left one
         process = start()
         wait_for(lambda: pid.exists() and pid.read_text())
         result = attribook("sweep")
