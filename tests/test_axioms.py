@@ -426,3 +426,11 @@ def test_every_path_method_equals_its_definition_on_a_network(generator):
     for k in range(3):
         by_orders = ref.shapley_by_permutations(slow, x[k].numpy(), x0[k].numpy())
         np.testing.assert_allclose(shapley[k], by_orders, atol=1e-13)
+
+
+def test_the_steepest_decrease_is_a_slope_whatever_the_distance(generator):
+    falling = Score(lambda x: -3 * x[:, 0])
+    far, near = (torch.tensor([[end]], dtype=torch.float64) for end in (5.0, 0.5))
+    origin = torch.zeros_like(far)
+    found = [steepest_decrease(falling, end, origin, 10, generator).item() for end in (far, near)]
+    assert found == [3.0, 3.0]

@@ -26,6 +26,7 @@ from networks import (
 )
 from torch import nn
 
+from attribook import chain
 from attribook.calls import UnsupportedOperation
 from attribook.chain import (
     alpha_beta,
@@ -1086,3 +1087,8 @@ def test_lrp_switches_continuously_over_a_width_of_epsilon():
         x = at(2.0, 2.0 + e)
         attributions = (x * modified_gradient(score, x, **rules)).flatten().tolist()
         assert attributions == pytest.approx(expected, abs=1e-5)  # printed to five digits
+
+
+def test_the_stabiliser_moves_a_negative_zero_up_like_any_zero():
+    zeros = torch.tensor([0.0, -0.0, 2.0, -2.0], dtype=torch.float64)
+    assert chain.stabilise(zeros, 0.5).tolist() == [0.5, 0.5, 2.5, -2.5]

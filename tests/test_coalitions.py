@@ -265,3 +265,9 @@ def test_groups_must_number_the_features_without_gaps(score, x, groups):
 def test_coalitions_of_the_wrong_width_are_refused(score, x):
     with pytest.raises(ValueError, match="wanted .any, 6."):
         MaskedGame(score, x)(torch.ones(2, 5, dtype=torch.bool))
+
+
+def test_a_patch_of_even_side_reaches_one_pixel_further_up_and_left():
+    mask = coalitions.patch_masks(5, 5, 2, torch.tensor([[2, 2]]))[0]
+    removed = (~mask).nonzero().tolist()
+    assert removed == [[1, 1], [1, 2], [2, 1], [2, 2]]

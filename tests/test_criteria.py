@@ -294,3 +294,11 @@ def test_overlap_needs_a_box_and_numbers():
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="maps hold 4 values that are not finite"):
             box_overlap(torch.full((1, 2, 2), bad), masks[:1])
+
+
+def test_the_strongest_tenth_of_a_map_is_rounded_to_whole_cells():
+    cells = torch.arange(36.0).view(1, 6, 6)  # a tenth is 3.6 cells: the four last ones
+    mask = torch.zeros(1, 6, 6, dtype=torch.bool)
+    mask[0, 5, 2] = True  # the fourth strongest
+    focus = occlusion_focus(cells, mask, 1, grid_centres(6, 6, 1))
+    assert focus.hit.tolist() == [0.25]

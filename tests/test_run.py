@@ -530,6 +530,8 @@ class TestFinding:
             finding.select(project, ["square"])
         with pytest.raises(ValueError, match="no notebook 'cube'; choose from: toy/01-square"):
             finding.select(project, ["cube"])
+        with pytest.raises(ValueError, match="no notebook 'quare'"):  # a part of a word is no name
+            finding.select(project, ["quare"])
 
     def test_a_notebook_named_twice_is_meant_once(self, project):
         assert len(finding.select(project, ["square", SLUG, "square"])) == 1

@@ -74,6 +74,14 @@ def test_actions_are_github_s_own_at_a_major_version(path):
     assert used and all(ACTION.fullmatch(name) for name in used)
 
 
+@each_workflow
+def test_a_checkout_keeps_no_token_and_brings_the_history(path):
+    checkouts = [step for step in steps(path) if "checkout@" in step.get("uses", "")]
+    assert checkouts
+    for checkout in checkouts:
+        assert checkout["with"] == {"fetch-depth": 0, "persist-credentials": False}
+
+
 def test_the_tests_run_on_two_pythons_and_two_processors_that_exist():
     matrix = loaded(ROOT / ".github/workflows/test.yml")["jobs"]["test"]["strategy"]["matrix"]
     assert len(matrix["python"]) == 2 and len(matrix["processor"]) == 2
