@@ -98,3 +98,4 @@ def test_rows_that_take_too_long_are_passed_over(project):
     assert drawn(15, 2) == [SLUG] * 3
     assert len(drawn(1000, 1)) == 5
     assert drawn(5, 1) == []
+    assert drawn(60, 3) == [SLUG] * 4  # 180 seconds in all, but no row may take over 60
