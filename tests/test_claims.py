@@ -66,6 +66,8 @@ def test_bounds_and_tolerances_that_decide_nothing_are_refused():
         at_most("x", 1.0, 2.0, noise=math.inf)
     with pytest.raises(ValueError, match="noise must be a size"):
         report("x", 1.0, noise=-1.0)
+    with pytest.raises(ValueError, match="a noise of 3 would hide what the bound 2 judges"):
+        at_most("x", 1.0, 2.0, noise=3.0)
 
 
 @pytest.mark.parametrize(

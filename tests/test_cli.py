@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +38,17 @@ def git(root, *arguments):
     done = subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextmanager
+def otherwise(root, attribook, code):
+    """The notebook run once with a cell more; within, OTHERWISE is set for its kernels."""
+    with (root / SOURCE).open("a") as source:
+        source.write(f"\n```{{code-cell}} ipython3\n{code}\n```\n")
+    assert attribook("run", "square").exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTHERWISE", "yes")
+        yield
 
 
 @pytest.fixture
@@ -146,12 +158,8 @@ class TestRun:
         assert result.exit_code == 0 and git(committed, "status", "--porcelain") == ""
 
     def test_names_what_moved_keeps_the_fresh_run_and_exits_3(self, committed, attribook):
-        code = "import os\nprint(os.environ.get('ANSWER', 'yes'))"
-        with (committed / SOURCE).open("a") as source:
-            source.write(f"\n```{{code-cell}} ipython3\n{code}\n```\n")
-        assert attribook("run", "square").exit_code == 0
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ANSWER", "no")
+        code = "import os\nprint('no' if os.environ.get('OTHERWISE') else 'yes')"
+        with otherwise(committed, attribook, code):
             result = attribook("run", "square", "--force")
         assert result.exit_code == 3
         assert "drift: toy/01-square: code cell" in result.stderr and "+no" in result.stderr
@@ -251,12 +259,7 @@ class TestVerify:
         assert "is missing; run `attribook run toy/01-square`" in attribook("verify").stderr
 
     def test_exits_1_when_a_notebook_fails(self, executed, attribook):
-        code = "import os\nassert 'FAIL' not in os.environ"
-        with (executed / SOURCE).open("a") as source:
-            source.write(f"\n```{{code-cell}} ipython3\n{code}\n```\n")
-        assert attribook("run", "square").exit_code == 0
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FAIL", "1")
+        with otherwise(executed, attribook, "import os\nassert 'OTHERWISE' not in os.environ"):
             result = attribook("verify")
         assert result.exit_code == 1 and "FAILED toy/01-square: cell [" in result.stderr
 

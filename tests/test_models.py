@@ -624,6 +624,13 @@ def test_other_data_or_another_torch_change_the_key_of_the_cache(monkeypatch):
     assert models._key("cnn-tanh") == was
 
 
+def test_another_form_of_the_file_changes_the_key_of_the_cache(monkeypatch):
+    recipe = models.RECIPES["cnn-tanh"]
+    changed = replace(recipe, packing=recipe.packing._replace(form="whole numbers of 1/8"))
+    assert key_with(monkeypatch, changed) != models._key("cnn-tanh")
+    assert str(second_order.GRID) in second_order.PACKED.form
+
+
 def test_the_key_of_the_cache_is_the_same_in_every_process():
     """Names of functions, not their addresses, which a fresh process has elsewhere."""
     script = "from attribook import models; print(models._key('clutter-relu'))"

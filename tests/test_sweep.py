@@ -164,30 +164,29 @@ class TestMaking:
 class TestSnakemake:
     """What Snakemake's locks, clusters and own command line need."""
 
-    def waiting(self, root):
-        """A notebook that waits while a file is there; the file and where kernels tell who they are."""
+    def waiting(self, root, attribook):
+        """A sweep whose kernel waits while a file is there: its process, the file, the kernel's id."""
         pause, pid = root / "pause", root / "kernel.pid"
-        code = f"import os\\nwhile seed and os.path.exists({str(pause)!r}):\\n"
-        code += f"    open({str(pid)!r}, 'w').write(str(os.getpid()))\\n    time.sleep(0.1)"
+        code = f"import os\nif seed and not os.path.exists({str(pid)!r}):\n"
+        code += f"    _ = open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+        code += f"while seed and os.path.exists({str(pause)!r}):\n    time.sleep(0.1)"
         with (root / SOURCE).open("a") as source:
-            text = code.replace("\\n", "\n")
-            source.write(f"\n```{{code-cell}} ipython3\n{text}\n```\n")
-        return pause, pid
+            source.write(f"\n```{{code-cell}} ipython3\n{code}\n```\n")
+        assert attribook("run", "square").exit_code == 0
+        pause.touch()
+        process = start()
+        wait_for(lambda: pid.exists() and pid.read_text())
+        return process, pause, int(pid.read_text())
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
     def test_after_a_kill_in_mid_sweep_kernels_end_and_the_next_call_completes(
         self, with_snakemake, attribook, number
     ):
         root = with_snakemake
-        pause, pid = self.waiting(root)
-        assert attribook("run", "square").exit_code == 0
-        pause.touch()
-        pid.unlink(missing_ok=True)  # the reference's own run left one
-        process = start()
-        wait_for(lambda: pid.exists() and pid.read_text())
+        process, pause, kernel = self.waiting(root, attribook)
         process.send_signal(number)
         process.communicate(timeout=60)
-        wait_for(lambda: not alive(int(pid.read_text())))
+        wait_for(lambda: not alive(kernel))
         wait_for(lambda: sweeping._at_work(root) is None)
         pause.unlink()
         result = attribook("sweep")
@@ -199,12 +198,7 @@ class TestSnakemake:
         self, with_snakemake, attribook
     ):
         root = with_snakemake
-        pause, pid = self.waiting(root)
-        assert attribook("run", "square").exit_code == 0
-        pause.touch()
-        pid.unlink(missing_ok=True)  # the reference's own run left one
-        process = start()
-        wait_for(lambda: pid.exists() and pid.read_text())
+        process, pause, _ = self.waiting(root, attribook)
         result = attribook("sweep")
         assert result.exit_code == 2 and "another sweep of" in result.output
         pause.unlink()

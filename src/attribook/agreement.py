@@ -8,7 +8,6 @@ a figure that turns blank, a caption or a table that moved does not pass.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import re
@@ -20,6 +19,7 @@ from nbformat import NotebookNode
 from PIL import Image, UnidentifiedImageError
 
 from attribook.claims import CLAIM_MIME, records_in, shown_as
+from attribook.provenance import digest
 from attribook.verdicts import RELATIVE_TOLERANCE, drift
 
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -69,25 +69,7 @@ def defects(reference: NotebookNode, source: NotebookNode) -> list[str]:
 def outputs_digest(notebook: NotebookNode) -> str:
     """Twelve digits that tell all outputs of a normalised notebook, its captions included."""
     told = [[cell.outputs, cell.metadata.get("mystnb")] for cell in _code_cells(notebook)]
-    text = json.dumps(told, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def reweave(reference: NotebookNode, source: NotebookNode) -> None:
-    """Put the prose of the source into an executed notebook of the same code, in place."""
-    executed = iter([c for c in _code_cells(reference) if "injected-parameters" not in _tags(c)])
-    injected = [c for c in reference.cells if "injected-parameters" in _tags(c)]
-    cells = []
-    for cell in source.cells:
-        if cell.cell_type != "code":
-            cells.append(cell)
-            continue
-        cells.append(next(executed))
-        if "parameters" in _tags(cell):
-            cells += injected
-    reference.cells = cells
-    for position, cell in enumerate(cells):
-        cell.id = f"c{position:03d}"
+    return digest(json.dumps(told, sort_keys=True))
 
 
 def text_differences(old: str, new: str) -> list[str]:

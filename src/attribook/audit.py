@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from attribook import agreement, provenance
-from attribook.claims import records_in
-from attribook.inventory import listed, load_inventory, misspelt, setting_of
+from attribook.claims import records_in, usual_floor
+from attribook.git import commits_of, committed_text
+from attribook.inventory import listed, load_claims, load_inventory, misspelt, setting_of
 from attribook.ledger import (
+    LEDGER,
     Authored,
+    Texts,
     authored,
     collect,
     committed,
@@ -28,8 +30,8 @@ from attribook.ledger import (
     ledger_path,
     parsed,
 )
-from attribook.notebooks import PARAMETERS, Notebook
-from attribook.verdicts import criterion, drift, is_met, judge
+from attribook.notebooks import PARAMETERS, Notebook, drafts_of
+from attribook.verdicts import criterion, drift, is_met, judge, show
 
 # Whether rows that the front matter lists and nobody made yet fail the check. They are only listed
 # until the library's modules have moved, after which one sweep fills them all.
@@ -61,19 +63,19 @@ class Standing:
 
 def problems(root: Path) -> list[str]:
     """Everything that is wrong with the committed report; empty when nothing is."""
-    lines = _inventories(root) + _failed_runs(root)
-    if waiting := unready(root):  # whatever else is wrong may follow from these
-        return waiting + lines + [row.told for row in standing(root) if row.state == STALE]
+    texts = authored(root)
+    lines = _inventories(root, texts) + _failed_runs(root)
+    if waiting := unready(root, texts):  # whatever else is wrong may follow from these
+        return waiting + lines + [row.told for row in standing(root, texts) if row.state == STALE]
     if not ledger_path(root).exists():
-        return [*lines, "book/ledger.json does not exist; write it with `attribook ledger`"]
+        return [*lines, f"{LEDGER} does not exist; write it with `attribook ledger`"]
     old = committed(root)
-    for text in authored(root).values():
+    for text in texts.values():
         lines += _reference_problems(text)
-    lines += _ledger_problems(root, old)
+    lines += _ledger_problems(root, old, texts)
     lines += unexplained_since(root)
-    rows = standing(root) if old.get("format") == 2 else []
     failing = (STALE, MISSING) if MISSING_ROWS_FAIL else (STALE,)
-    return lines + [row.told for row in rows if row.state in failing]
+    return lines + [row.told for row in standing(root, texts) if row.state in failing]
 
 
 def notes(root: Path) -> list[str]:
@@ -82,17 +84,26 @@ def notes(root: Path) -> list[str]:
     return [row.told for row in standing(root) if row.state in told]
 
 
-def unready(root: Path) -> list[str]:
-    """References that are missing, damaged or made from other code: no ledger comes of them."""
-    return [line for text in authored(root).values() for line in _unready(text)]
+def unready(root: Path, texts: Texts | None = None) -> list[str]:
+    """Notebooks without a reference that counts: missing, damaged, of other code, or a broken text.
+
+    No ledger comes of them: it would lose their claims.
+    """
+    broken = [
+        f"{slug}: {lacks}"
+        for slug, lacks in drafts_of(root).items()
+        if (root / "notebooks" / f"{slug}.ipynb").exists()
+    ]
+    texts = texts or authored(root)
+    return broken + [line for text in texts.values() for line in _unready(text)]
 
 
-def standing(root: Path) -> list[Standing]:
+def standing(root: Path, texts: Texts | None = None) -> list[Standing]:
     """Every row: committed ones, and those of the front matter's first model that are missing.
 
     References are re-run by the tests, so they are never older.
     """
-    texts = authored(root)
+    texts = texts or authored(root)
     rows = {key_of(run): run for run, _ in committed_rows(root)}
     found = [_standing(texts[run["notebook"]], run) for run in rows.values()
              if run["notebook"] in texts]  # fmt: skip
@@ -116,13 +127,14 @@ def moved(old: dict, new: dict) -> list[str]:
 def unexplained(old: dict, new: dict, claims: dict[str, dict]) -> list[str]:
     """Criteria that differ between two ledgers, and whose inventory does not tell the change."""
     before, after = ({entry["id"]: entry for entry in side["claims"]} for side in (old, new))
+    floors = old.get("format") != 1  # an older ledger told none
     lines = []
     for key in [key for key in before if key in after]:
         history = [
             (change["check"], str(change["old"]), str(change["new"]))
             for change in claims.get(key, {}).get("history", [])
         ]
-        for change in _changes(_criteria(before[key]), _criteria(after[key])):
+        for change in _changes(*(_criteria(side[key], floors) for side in (before, after))):
             if change not in history:
                 check, was, now = change
                 lines.append(
@@ -138,7 +150,7 @@ def unexplained_since(root: Path, fresh: dict | None = None) -> list[str]:
     `fresh` is the ledger about to be written; else the file is compared with its last two
     committed versions. Where there is no git, nothing can be told.
     """
-    claims = _claims(root)
+    claims = load_claims(root / "book" / "claims")
     versions = _versions(root)
     now = [fresh] if fresh else [committed(root)]
     pairs = zip([*now, *versions], versions, strict=False)
@@ -175,7 +187,7 @@ def _reference_problems(text: Authored) -> Iterator[str]:
         yield from _record_problems(record, slug)
 
 
-def _ledger_problems(root: Path, old: dict) -> list[str]:
+def _ledger_problems(root: Path, old: dict, texts: Texts) -> list[str]:
     """Every field in which the committed file is not what references, rows and inventories give."""
     lines = []
     for run, records in committed_rows(root):
@@ -183,12 +195,12 @@ def _ledger_problems(root: Path, old: dict) -> list[str]:
             lines.append(f"{key_of(run)}: its numbers were edited after the run that made them")
         lines += [line for record in records for line in _record_problems(record, key_of(run))]
     try:
-        ledger = collect(root, sweeps=False)
-        new = ledger.as_json(environment(root))
+        ledger = collect(root, sweeps=False, texts=texts)
+        new = ledger.as_json(environment(root, texts))
     except ValueError as error:
         return [*lines, str(error)]
-    lines += _settings(new, _claims(root))
-    return lines + _different(_named(old), _named(json.loads(json.dumps(new))), "book/ledger.json")
+    lines += _settings(new, ledger.claims)
+    return lines + _different(_named(old), _named(json.loads(json.dumps(new))), LEDGER)
 
 
 def _record_problems(record: dict, where: str) -> Iterator[str]:
@@ -226,10 +238,9 @@ def _settings(new: dict, claims: dict[str, dict]) -> list[str]:
     ]
 
 
-def _inventories(root: Path) -> list[str]:
+def _inventories(root: Path, texts: Texts) -> list[str]:
     """What inventories list in vain, and what notebooks should record and do not."""
-    texts, lines = authored(root), []
-    papers = {slug.partition("/")[0] for slug in texts}
+    lines, papers = [], {slug.partition("/")[0] for slug in texts}
     for path in sorted((root / "book" / "claims").glob("*.yml")):
         names = [s.partition("/")[2] for s in texts if s.partition("/")[0] == path.stem]
         lines += misspelt(load_inventory(path), names)
@@ -290,33 +301,24 @@ def _changes(old: dict[str, str], new: dict[str, str]) -> Iterator[tuple[str, st
             yield check, was, now
 
 
-def _criteria(entry: dict) -> dict[str, str]:
-    """The criteria by which the first run of a claim is judged, with the role that is not printed."""
+def _criteria(entry: dict, floors: bool = True) -> dict[str, str]:
+    """The criteria by which the first run of a claim is judged, with role and floor if unusual."""
     checks = entry["runs"][0]["checks"] if entry["runs"] else []
-    return {
-        check["name"]: criterion(check)
-        + ("" if check["role"] == "printed" else f" ({check['role']})")
-        for check in checks
-    }
+    return {check["name"]: _criterion(check, floors) for check in checks}
+
+
+def _criterion(check: dict, floors: bool) -> str:
+    role = "" if check["role"] == "printed" else f" ({check['role']})"
+    told = floors and check["met"] is not None and check["floor"] != usual_floor(check)
+    return criterion(check) + role + (f", noise {show(check['floor'])}" if told else "")
 
 
 def _versions(root: Path) -> list[dict]:
     """The last two committed versions of the ledger, the newest first; none without git."""
-    try:
-        command = ["git", "log", "-2", "--format=%H", "--", "book/ledger.json"]
-        hashes = _output(root, *command).split()
-        texts = [_output(root, "git", "show", f"{rev}:./book/ledger.json") for rev in hashes]
-    except (OSError, subprocess.CalledProcessError):
-        return []
     return [
-        parsed(text, f"book/ledger.json of {rev[:8]}")
-        for rev, text in zip(hashes, texts, strict=True)
+        parsed(committed_text(root, revision, LEDGER), f"{LEDGER} of {revision[:8]}")
+        for revision in commits_of(root, LEDGER, 2)
     ]
-
-
-def _output(root: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 def _different(old, new, where: str) -> list[str]:
@@ -360,9 +362,3 @@ def _list(value) -> list:
 
 def _word(met: bool | None) -> str:
     return {True: "met", False: "missed", None: "not judged"}[met]
-
-
-def _claims(root: Path) -> dict[str, dict]:
-    from attribook.inventory import load_claims
-
-    return load_claims(root / "book" / "claims")

@@ -227,11 +227,28 @@ def _as_json(check: Check, role: str) -> dict:
     return record | {"value": _rounded(check.value)}
 
 
+def usual_floor(check: dict) -> float:
+    """The floor that a recorded check has when its notebook gives none."""
+    low, high = check["low"], check["high"]
+    bounds = [bound for bound in (low and -low, high) if bound is not None]
+    return _usual_floor(max(bounds, default=math.inf))
+
+
+def _usual_floor(bound: float) -> float:
+    """A tenth of a bound on rounding, nothing for others."""
+    return bound / HEADROOM if 0 < bound <= ROUNDING else 0.0
+
+
 def _floor(name: str, noise: float | None, bound: float = math.inf) -> float:
     """The size below which a number is rounding: as given, else by what its bound asks for."""
-    if noise is not None:
-        return _number(name, noise)
-    return bound / HEADROOM if 0 < bound <= ROUNDING else 0.0
+    if noise is None:
+        return _usual_floor(bound)
+    floor = _number(name, noise)
+    if 0 < bound < floor < math.inf:
+        raise ValueError(
+            f"{name}: a noise of {floor:g} would hide what the bound {bound:g} judges; give less"
+        )
+    return floor
 
 
 def _array(name: str, measured) -> np.ndarray:

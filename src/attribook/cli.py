@@ -166,12 +166,12 @@ def ledger(check):
         load_claims(root / "book" / "claims")
     with problem():
         if check:
-            refuse(_broken(root) + audit.problems(root), "wrong")
+            refuse(audit.problems(root), "wrong")
             for line in audit.notes(root):
                 click.echo(f"note: {line}")
             click.echo("book/ledger.json agrees with the references")
             return
-        refuse(_broken(root) + audit.unready(root), "not ready")
+        refuse(audit.unready(root), "not ready")
         collected = collecting.collect(root)
         made_with = collecting.environment(root)
         fresh = collected.as_json(made_with)
@@ -400,16 +400,6 @@ def _wanted(run: Run, force: bool, since: Path | None, dry_run: bool) -> bool:
     else:
         click.echo(f"{shown} is up to date (same code, same parameters); --force runs it again")
     return False
-
-
-def _broken(root: Path) -> list[str]:
-    """Notebooks that have a reference and yet cannot run; a ledger without them would lose claims."""
-    drafts = finding.drafts_of(root)
-    return [
-        f"{slug}: {lacks}"
-        for slug, lacks in drafts.items()
-        if (root / "notebooks" / f"{slug}.ipynb").exists()
-    ]
 
 
 def _references(notebooks: Sequence[Notebook]) -> tuple[list, list[str]]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -41,21 +42,15 @@ ROWS = Words(
 
 
 @contextmanager
-def bad_input() -> Iterator[None]:
-    """Turn a ValueError about what the user typed into a message and exit code 2."""
+def _told_as(kind: type[click.ClickException]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise kind(str(error)) from error
 
 
-@contextmanager
-def problem() -> Iterator[None]:
-    """Turn a ValueError about what the project holds into a message and exit code 1."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+bad_input = partial(_told_as, click.UsageError)  # a ValueError about what was typed: exit code 2
+problem = partial(_told_as, click.ClickException)  # about what the project holds: exit code 1
 
 
 def report(lines: Sequence[str], kind: str = "") -> bool:

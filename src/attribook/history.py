@@ -15,6 +15,7 @@ from pathlib import Path
 from attribook import audit
 from attribook.claims import records_in
 from attribook.execute import execute
+from attribook.git import commit_of, committed_text, git
 from attribook.ledger import committed, parsed
 from attribook.notebooks import executed, notebooks_of
 from attribook.run import FailedRun, Run
@@ -27,7 +28,7 @@ FIRST_BAD = re.compile(r"^([0-9a-f]{40}) is the first bad commit", re.MULTILINE)
 
 def ledger_at(root: Path, revision: str) -> dict:
     """The ledger as it was committed; ValueError when there is no such commit or no ledger in it."""
-    text = _shown(root, revision, LEDGER)
+    text = committed_text(root, revision, LEDGER)
     return parsed(text, f"{LEDGER} of {revision}")
 
 
@@ -48,22 +49,22 @@ def bisect(root: Path, claim: str, good: str | None, bad: str) -> str:
     _require_clean(root)
     slug = _notebook_of(root, claim)
     reference = f"notebooks/{slug}.ipynb"
-    good = good or _git(root, "log", "-1", "--format=%H", bad, "--", reference).strip()
+    good = good or git(root, "log", "-1", "--format=%H", bad, "--", reference).strip()
     if not good:
         raise ValueError(f"{reference} was never committed; name a good commit with --good")
-    ends = _commit(root, bad), _commit(root, good)
-    wanted = _record(_shown(root, good, reference), claim, f"{reference} of {good}")
+    ends = commit_of(root, bad), commit_of(root, good)
+    wanted = _record(committed_text(root, good, reference), claim, f"{reference} of {good}")
     with _worktree(root, bad) as tree, tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / "record.json"
         expected.write_text(json.dumps(wanted), encoding="utf-8")
         step = [sys.executable, "-m", "attribook.history", slug, str(expected)]
         _require_ends(tree, step, claim, good, bad)
-        _git(tree, "bisect", "start", *ends)
-        told = _git(tree, "bisect", "run", *step)
+        git(tree, "bisect", "start", *ends)
+        told = git(tree, "bisect", "run", *step)
         found = FIRST_BAD.search(told)
         if not found:
             raise ValueError(f"git found no single commit:\n{told[-1500:]}")
-        return _git(root, "show", "--stat", "--format=%h %ad %an%n%n    %s%n", found.group(1))
+        return git(root, "show", "--stat", "--format=%h %ad %an%n%n    %s%n", found.group(1))
 
 
 def step(tree: Path, slug: str, wanted: dict) -> tuple[int, list[str]]:
@@ -93,7 +94,7 @@ def step(tree: Path, slug: str, wanted: dict) -> tuple[int, list[str]]:
 def _require_ends(tree: Path, step: list[str], claim: str, good: str, bad: str) -> None:
     """ValueError unless the claim differs at the bad end and agrees at the good one."""
     for revision, wanted in ((bad, BAD), (good, GOOD)):
-        _git(tree, "checkout", "--quiet", "--detach", revision)
+        git(tree, "checkout", "--quiet", "--detach", revision)
         done = subprocess.run(step, cwd=tree, capture_output=True, text=True)
         if done.returncode == wanted:
             continue
@@ -112,9 +113,9 @@ def _worktree(root: Path, revision: str) -> Iterator[Path]:
     """A folder with a commit checked out; it is gone afterwards, and so is what git knew of it."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        _git(root, "worktree", "add", "--quiet", "--detach", str(tree), revision)
+        git(root, "worktree", "add", "--quiet", "--detach", str(tree), revision)
         try:
-            prefix = _git(root, "rev-parse", "--show-prefix").strip()
+            prefix = git(root, "rev-parse", "--show-prefix").strip()
             yield tree / prefix
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=root,
@@ -123,7 +124,7 @@ def _worktree(root: Path, revision: str) -> Iterator[Path]:
 
 
 def _require_clean(root: Path) -> None:
-    if _git(root, "status", "--porcelain", "--untracked-files=no").strip():
+    if git(root, "status", "--porcelain", "--untracked-files=no").strip():
         raise ValueError(
             "there are changes that are not committed; commit them or put them aside with "
             "`git stash` first, for only commits are tried"
@@ -149,33 +150,6 @@ def _record(text: str, claim: str, where: str) -> dict:
                 raise ValueError(f"{where} is of an older form; name a later commit with --good")
             return record
     raise ValueError(f"{where} does not record {claim}; name another commit with --good")
-
-
-def _commit(root: Path, revision: str) -> str:
-    """The full name of a commit."""
-    return _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}",
-                failing=f"there is no commit {revision!r}").strip()  # fmt: skip
-
-
-def _shown(root: Path, revision: str, path: str) -> str:
-    """A file as it was committed."""
-    _commit(root, revision)
-    return _git(root, "show", f"{revision}:./{path}",
-                failing=f"{revision} has no {path}")  # fmt: skip
-
-
-def _git(root: Path, *arguments: str, failing: str = "") -> str:
-    """What git answers; ValueError in one sentence when it refuses or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise ValueError("git is not installed, and history is known to git alone") from error
-    if done.returncode == 0:
-        return done.stdout
-    if "not a git repository" in done.stderr:
-        raise ValueError(f"{root} is no git repository, and history is known to git alone")
-    said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
-    raise ValueError(failing or f"git {arguments[0]}: {said[-300:]}")
 
 
 if __name__ == "__main__":

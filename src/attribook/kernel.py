@@ -12,7 +12,8 @@ import resource
 import sys
 from importlib.metadata import version
 
-READ = "attribook.read"  # the audit event of a weight or data file: its name, its sha256
+from attribook.sources import READ
+
 VERSIONS = ("torch", "numpy", "scipy")
 
 _passes = {"calls": 0, "rows": 0, "depth": 0}

@@ -28,6 +28,7 @@ from attribook.notebooks import (
 from attribook.verdicts import ILLUSTRATED, NOT_RUN, judge, tally
 
 FORMAT = 2
+LEDGER = "book/ledger.json"
 RECORD = ("id", "checks", "in_kind", "reason", "outcome")
 MADE_FROM = ("code", "library", "reads", "versions")
 VERSIONS = ("python", "torch", "numpy", "scipy")
@@ -71,8 +72,8 @@ class Ledger:
 
     claims: dict[str, dict]
     dropped: list[str] = field(default_factory=list)
+    runs: dict[str, dict] = field(default_factory=dict)  # what made each, by its key
     _rows: dict[str, dict[str, dict]] = field(default_factory=dict)  # claim -> run -> record
-    _runs: dict[str, dict] = field(default_factory=dict)
     _notebooks: dict[str, str] = field(default_factory=dict)
 
     def add(self, run: dict, records: Sequence[dict]) -> None:
@@ -88,15 +89,15 @@ class Ledger:
             self._require_known(record["id"], notebook)
             kept = {name: record[name] for name in RECORD}
             self._rows.setdefault(record["id"], {})[key] = {"run": key, **kept}
-        self._runs[key] = {name: run[name] for name in ("notebook", *PARAMETERS, *MADE_FROM)}
-        self._runs[key]["records"] = digest_of_records(records)
+        self.runs[key] = {name: run[name] for name in ("notebook", *PARAMETERS, *MADE_FROM)}
+        self.runs[key]["records"] = digest_of_records(records)
 
     def as_json(self, environment: dict) -> dict:
         """The file's contents: claims in the inventories' order, and the runs by their keys."""
         return {
             "format": FORMAT,
             "claims": [self._entry(claim_id) for claim_id in self.claims],
-            "runs": dict(sorted(self._runs.items())),
+            "runs": dict(sorted(self.runs.items())),
             "environment": environment,
         }
 
@@ -138,20 +139,20 @@ class Ledger:
 
     def _setting(self, row: dict) -> tuple:
         """What two runs share when they differ by seed only, so that their spread means something."""
-        run = self._runs[row["run"]]
+        run = self.runs[row["run"]]
         return run["model"], run["device"], run["scale"]
 
     def _sorted(self, rows: list[dict]) -> list[dict]:
         def place(row: dict) -> tuple:
             other = self._setting(row) != self._setting(rows[0])
-            return other, self._setting(row), self._runs[row["run"]]["seed"]
+            return other, self._setting(row), self.runs[row["run"]]["seed"]
 
         return rows[:1] + sorted(rows[1:], key=place)
 
 
 def ledger_path(root: Path) -> Path:
     """Where the committed ledger lies."""
-    return root / "book" / "ledger.json"
+    return root / LEDGER
 
 
 def key_of(run: dict) -> str:
@@ -170,14 +171,18 @@ def authored(root: Path) -> dict[str, Authored]:
     return {slug: Authored(notebook) for slug, notebook in notebooks_of(root).items()}
 
 
-def collect(root: Path, *, sweeps: bool = True) -> Ledger:
+Texts = dict[str, Authored]
+
+
+def collect(root: Path, *, sweeps: bool = True, texts: Texts | None = None) -> Ledger:
     """The ledger of every current result: references first, then the rows of sweeps.
 
     A result counts while the notebook's code, and the weights and data it read, are the same.
     Sweep rows come from the committed ledger and, unless `sweeps` is false, from runs/ on this
-    machine. Committed rows that no longer count are told in `dropped`.
+    machine. Committed rows that no longer count are told in `dropped`. `texts` spares reading the
+    notebooks again.
     """
-    notebooks = authored(root)
+    notebooks = texts or authored(root)
     ledger = Ledger(load_claims(root / "book" / "claims"))
     for text in notebooks.values():
         if text.has_current_reference:
@@ -196,16 +201,15 @@ def collect(root: Path, *, sweeps: bool = True) -> Ledger:
     for text in notebooks.values() if sweeps else ():
         for path in sorted((root / "runs" / text.notebook.slug).glob("*.ipynb")):
             _add_sweep(ledger, text, path)
-    replaced = ledger.as_json({})["runs"] if sweeps else {}
-    ledger.dropped = [line for line in ledger.dropped if line.partition(":")[0] not in replaced]
+    ledger.dropped = [line for line in ledger.dropped if line.partition(":")[0] not in ledger.runs]
     return ledger
 
 
-def environment(root: Path) -> dict:
+def environment(root: Path, texts: Texts | None = None) -> dict:
     """Versions the references ran with; nothing that names a machine."""
     made = [
         text.reference.metadata["attribook"].get("versions", {})
-        for text in authored(root).values()
+        for text in (texts or authored(root)).values()
         if text.has_current_reference
     ]
     told = {key: sorted({row[key] for row in made if row.get(key)}) for key in VERSIONS}
@@ -216,8 +220,8 @@ def committed(root: Path) -> dict:
     """The committed ledger; ValueError that says what is wrong with the file and the way out."""
     path = ledger_path(root)
     if not path.exists():
-        raise ValueError("book/ledger.json does not exist; write it with `attribook ledger`")
-    return parsed(path.read_text(encoding="utf-8"), "book/ledger.json")
+        raise ValueError(f"{LEDGER} does not exist; write it with `attribook ledger`")
+    return parsed(path.read_text(encoding="utf-8"), LEDGER)
 
 
 def parsed(text: str, name: str) -> dict:

@@ -528,6 +528,7 @@ def _key(name: str) -> str:
         "modules": [f"{_named(type(module))} {module!r}" for module in model.modules()],
         "tensors": weightfiles.shapes(model.state_dict()),
         "data": sources.digest_of(source) if source else "",
+        "file": recipe.packing.form,
         "training": {field.name: _named(getattr(how, field.name)) for field in fields(how)},
         "torch": torch.__version__,
     }

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from attribook.agreement import outputs_digest
 from attribook.claims import TIMING_MIME
 
+INJECTED = "injected-parameters"  # papermill's tag of the cell with the values that were used
 HIDDEN = "attribook-hidden"  # tag of the cells that watch a run; no reader sees them
 
 
@@ -50,16 +51,30 @@ def normalise(notebook: NotebookNode, slug: str, record: dict) -> tuple[Notebook
     return clean, statistics
 
 
-def dress(notebook: NotebookNode, source: NotebookNode) -> None:
-    """Give the code cells of an executed notebook the tags of its present source, in place."""
-    shown = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    cells = [cell for cell in shown if "injected-parameters" not in _tags(cell)]
-    written = [cell for cell in source.cells if cell.cell_type == "code"]
-    for cell, wanted in zip(cells, written, strict=True):
-        cell.metadata.pop("tags", None)
-        if _tags(wanted):
-            cell.metadata["tags"] = _tags(wanted)
-    _hide_default_parameters(notebook)
+def reweave(reference: NotebookNode, source: NotebookNode) -> None:
+    """Put the prose and the cells' tags of the source into an executed notebook of the same code.
+
+    In place; outputs stay.
+    """
+    injected = [cell for cell in reference.cells if INJECTED in _tags(cell)]
+    executed = [c for c in reference.cells if c.cell_type == "code" and INJECTED not in _tags(c)]
+    waiting, cells = iter(executed), []
+    for cell in source.cells:
+        cells.append(_dressed(next(waiting), cell) if cell.cell_type == "code" else cell)
+        if "parameters" in _tags(cell):
+            cells += injected
+    reference.cells = cells
+    for position, cell in enumerate(cells):
+        cell.id = f"c{position:03d}"
+    _hide_default_parameters(reference)
+
+
+def _dressed(cell: NotebookNode, wanted: NotebookNode) -> NotebookNode:
+    """An executed cell with the tags of its present source."""
+    cell.metadata.pop("tags", None)
+    if _tags(wanted):
+        cell.metadata["tags"] = _tags(wanted)
+    return cell
 
 
 def text_of(notebook: NotebookNode) -> str:
@@ -130,7 +145,7 @@ def _clean_outputs(cell: NotebookNode, timings: dict) -> None:
 
 def _hide_default_parameters(notebook: NotebookNode) -> None:
     """Let the reader see one parameter cell, the one with the values that were used."""
-    if not any("injected-parameters" in _tags(cell) for cell in notebook.cells):
+    if not any(INJECTED in _tags(cell) for cell in notebook.cells):
         return
     for cell in notebook.cells:
         if "parameters" in _tags(cell):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from attribook import agreement, provenance
+from attribook import provenance
 from attribook.kernel import versions
-from attribook.normalise import dress, text_of
+from attribook.normalise import reweave, text_of
 from attribook.notebooks import (
     PARAMETERS,
     Notebook,
@@ -143,8 +143,7 @@ def has_other_prose(notebook: Notebook, made: dict) -> bool:
 def rewrite(notebook: Notebook, reference: NotebookNode) -> None:
     """Write the reference with the notebook's present prose; what was run stays."""
     text, source = authored_text(notebook)
-    agreement.reweave(reference, source)
-    dress(reference, source)
+    reweave(reference, source)
     reference.metadata["attribook"].update(
         source=provenance.digest(text), models=notebook.models, seeds=notebook.seeds
     )

@@ -80,7 +80,7 @@ def unpack(stored: State) -> State:
     return {LINEAR: stored[LINEAR].float() / GRID, QUADRATIC: quadratic + quadratic.triu(1).mT}
 
 
-PACKED = Packing(pack, unpack)
+PACKED = Packing(pack, unpack, f"whole numbers of 1/{GRID}, one byte a pair")
 
 
 def _second_order(

@@ -20,9 +20,10 @@ class Packing(NamedTuple):
 
     pack: Callable[[State], State]
     unpack: Callable[[State], State]
+    form: str  # what a file of it holds; another form is another file
 
 
-AS_IT_IS = Packing(dict, dict)
+AS_IT_IS = Packing(dict, dict, "tensors as they are")
 
 
 def write(model: nn.Module, path: Path, packing: Packing = AS_IT_IS) -> None:
