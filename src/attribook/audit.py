@@ -240,24 +240,23 @@ def _settings(new: dict, claims: dict[str, dict]) -> list[str]:
 
 def _inventories(root: Path, texts: Texts) -> list[str]:
     """What inventories list in vain, and what notebooks should record and do not."""
-    lines, papers = [], {slug.partition("/")[0] for slug in texts}
-    for path in sorted((root / "book" / "claims").glob("*.yml")):
-        names = [s.partition("/")[2] for s in texts if s.partition("/")[0] == path.stem]
-        lines += misspelt(load_inventory(path), names)
-        papers.discard(path.stem)
-    lines += [f"notebooks/{paper} has no inventory book/claims/{paper}.yml" for paper in papers]
-    for slug, text in texts.items():
-        if _unready(text):
-            continue
+    paths = sorted((root / "book" / "claims").glob("*.yml"))
+    inventories = {path.stem: load_inventory(path) for path in paths}
+    names: dict[str, list[str]] = {paper: [] for paper in inventories}
+    for slug in texts:
         paper, _, name = slug.partition("/")
-        path = root / "book" / "claims" / f"{paper}.yml"
-        wanted = listed(load_inventory(path), name) if path.exists() else []
-        recorded = [record["id"] for record in records_in(text.reference)]
-        lines += [
-            f"{claim}: listed for {slug}, which does not record it"
-            for claim in wanted
-            if claim not in recorded
-        ]
+        names.setdefault(paper, []).append(name)
+    lines = [line for paper, inventory in inventories.items()
+             for line in misspelt(inventory, names[paper])]  # fmt: skip
+    lines += [f"notebooks/{paper} has no inventory book/claims/{paper}.yml"
+              for paper in names.keys() - inventories.keys()]  # fmt: skip
+    for slug, text in texts.items():
+        paper, _, name = slug.partition("/")
+        if paper in inventories and not _unready(text):
+            recorded = {record["id"] for record in records_in(text.reference)}
+            wanted = listed(inventories[paper], name)
+            lines += [f"{claim}: listed for {slug}, which does not record it"
+                      for claim in wanted if claim not in recorded]  # fmt: skip
     return lines
 
 
