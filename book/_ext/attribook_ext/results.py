@@ -12,12 +12,11 @@ from sphinx.errors import ExtensionError
 from attribook import audit
 from attribook.claims import show
 from attribook.inventory import load_claims
+from attribook.ledger import FORMAT, LEDGER
 
-LEDGER = "book/ledger.json"
 CLAIMS = "book/claims"
 STATISTICS = "book/run_statistics.json"
 BENCHMARKS = "book/benchmarks.json"
-FORMAT = 2
 
 
 @dataclass(frozen=True)
