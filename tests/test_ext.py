@@ -290,7 +290,21 @@ def test_a_box_of_repeated_runs_shows_their_one_result(project):
 
 
 def test_a_box_tells_how_its_criterion_changed(project):
-    told = "Criterion of “gap” changed on 2026-11-28 from ≤ 0.01 to ≤ 0.1: S < 1"
+    told = "1 change of criteria 2026-11-28: “gap” was ≤ 0.01, is ≤ 0.1. S < 1"
+    assert told in words_of(box(project))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("absent", "≤ 1", "2026-11-28: “gap” added, ≤ 1. S < 1"),
+        ("≤ 1", "absent", "2026-11-28: “gap” dropped, it was ≤ 1. S < 1"),
+        ("≤ 1", "≤ 1", "2026-11-28: “gap” stays ≤ 1, asked of something else. S < 1"),
+    ],
+)
+def test_a_check_that_came_went_or_was_asked_otherwise_is_told_so(project, old, new, told):
+    changed = {**CHANGE, "old": old, "new": new}
+    change(project, lambda entry: entry.update(history=[changed]))
     assert told in words_of(box(project))
 
 
@@ -421,10 +435,8 @@ def test_errata_list_only_claims_that_have_one(project):
 def test_criteria_that_changed_are_listed_with_date_and_reason(project):
     page, warnings = build(project, "```{criterion-history} gradient\n```")
     assert warnings == ""
-    cells = re.findall(r"<td>(.*?)</td>", page)
-    assert [words_of(cell) for cell in cells] == [
-        "2026-11-28", "gradient. sum", "gap", "≤ 0.01", "≤ 0.1", "S < 1",
-    ]  # fmt: skip
+    (row,) = re.findall(r'<ul class="history"><li>(.*?)</li></ul>', page)
+    assert words_of(row) == "gradient. sum 2026-11-28: “gap” was ≤ 0.01, is ≤ 0.1. S < 1"
     change(project, lambda entry: entry.update(history=[]))
     page, _ = build(project, "```{criterion-history} gradient\n```")
     assert "No change of a criterion is recorded" in page

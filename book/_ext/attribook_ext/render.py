@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from attribook.verdicts import ILLUSTRATED, OUTCOMES
 
 from . import badges
-from .markup import breakable, first_sentence, link, table
+from .markup import breakable, first_sentence, fold, link
 from .results import alike
 
 Url = Callable[[dict], str]
@@ -113,19 +113,15 @@ def _erratum(entry: dict, url: str) -> str:
 def criterion_history(entries: Sequence[dict], url: Url) -> str:
     """Criteria that changed after they were laid down: when, from what to what, and why."""
     changes = [(change, entry) for entry in entries for change in entry["history"]]
-    changes.sort(key=lambda pair: str(pair[0]["date"]))
-    rows = [
-        (
-            escape(str(change["date"])),
-            f'<a href="{escape(url(entry))}"><code>{breakable(entry["id"])}</code></a>',
-            *(escape(str(change[key])) for key in ("check", "old", "new", "reason")),
-        )
-        for change, entry in changes
-    ]
-    if not rows:
+    if not changes:
         return "<p>No change of a criterion is recorded for this paper.</p>"
-    head = ("Date", "Claim", "Check", "Before", "Since", "Reason")
-    return f'<div class="history">{table(head, rows, "Criteria that changed")}</div>'
+    changes.sort(key=lambda pair: str(pair[0]["date"]))
+    rows = "".join(
+        f'<li><a href="{escape(url(entry))}"><code>{breakable(entry["id"])}</code></a> '
+        f"{_change(change)}</li>"
+        for change, entry in changes
+    )
+    return f'<ul class="history">{rows}</ul>'
 
 
 def box(text: str, entry: dict, row: str) -> str:
@@ -141,7 +137,7 @@ def box(text: str, entry: dict, row: str) -> str:
     if not (mark and middle and rest.endswith("</div>") and old in start):
         return text
     start = start.replace(old, f'data-outcome="{escape(entry["outcome"])}"', 1)
-    more = "".join(f"<p>{line}</p>" for line in [*_which_run(entry), *_changes(entry)])
+    more = "".join(f"<p>{line}</p>" for line in _which_run(entry)) + _changes(entry)
     return f"{start}{badges.badge(entry, row)}</p>{rest.removesuffix('</div>')}{more}</div>"
 
 
@@ -156,10 +152,22 @@ def _which_run(entry: dict) -> list[str]:
     return [f"Shown is the run with seed {escape(str(runs[0]['seed']))}{but}. The claim {told}."]
 
 
-def _changes(entry: dict) -> list[str]:
-    return [
-        "Criterion of “{check}” changed on {date} from {old} to {new}: {reason}".format(
-            **{key: escape(str(value)) for key, value in change.items()}
-        )
-        for change in entry["history"]
-    ]
+def _changes(entry: dict) -> str:
+    """How the criteria of a claim changed, folded away; nothing where none did."""
+    told = [f"<li>{_change(change)}</li>" for change in entry["history"]]
+    title = f"{len(told)} change{'s' if len(told) > 1 else ''} of criteria"
+    return fold(title, f'<ul class="history">{"".join(told)}</ul>') if told else ""
+
+
+def _change(change: dict) -> str:
+    """One change of a criterion in a sentence, with its date and reason."""
+    told = {key: escape(str(value)) for key, value in change.items()}
+    if told["old"] == "absent":
+        form = "{date}: “{check}” added, {new}."
+    elif told["new"] == "absent":
+        form = "{date}: “{check}” dropped, it was {old}."
+    elif told["old"] == told["new"]:
+        form = "{date}: “{check}” stays {old}, asked of something else."
+    else:
+        form = "{date}: “{check}” was {old}, is {new}."
+    return (form + " {reason}").format(**told)
