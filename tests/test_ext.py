@@ -283,6 +283,12 @@ def test_a_box_whose_seed_alone_says_something_else_says_so(project):
     assert "seed 0, which alone is reproduced." in words_of(found)
 
 
+def test_a_box_of_an_illustration_says_whose_run_it_shows_and_no_more(project):
+    change(project, lambda entry: entry.update(outcome="illustrated"))
+    assert words_of(box(project)).count("Shown is the run with seed 0, of 3.") == 1
+    assert "The claim" not in words_of(box(project))
+
+
 def test_a_box_of_repeated_runs_shows_their_one_result(project):
     change(project, lambda entry: entry["tally"].update(distinct=1))
     assert "Shown is the run" not in box(project)
@@ -436,7 +442,7 @@ def test_criteria_that_changed_are_listed_with_date_and_reason(project):
     page, warnings = build(project, "```{criterion-history} gradient\n```")
     assert warnings == ""
     (row,) = re.findall(r'<ul class="history"><li>(.*?)</li></ul>', page)
-    assert words_of(row) == "gradient. sum 2026-11-28: “gap” was ≤ 0.01, is ≤ 0.1. S < 1"
+    assert words_of(row) == "gradient. sum 2026-11-28: “gap” was ≤ 0.01, is ≤ 0.1. S < 1."
     change(project, lambda entry: entry.update(history=[]))
     page, _ = build(project, "```{criterion-history} gradient\n```")
     assert "No change of a criterion is recorded" in page

@@ -24,7 +24,7 @@ from attribook.verdicts import RELATIVE_TOLERANCE, drift
 
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 TEXT_FLOOR = 1e-9  # a printed number below it is rounding; one that matters is a claim's
-LEAST_LIKENESS = 0.98  # processors leave 0.984 or more; 77 of 87 figures that a seed changed lie below
+LEAST_LIKENESS = 0.98  # processors leave 0.984; of 87 figures that a seed changed 77 fall below
 BLANK = 1.0  # spread of a figure's grey levels (of 255) below which there is nothing to see
 
 

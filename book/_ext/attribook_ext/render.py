@@ -146,10 +146,13 @@ def _which_run(entry: dict) -> list[str]:
     runs = alike(entry)
     if len(runs) < 2 or entry["tally"]["distinct"] == 1:
         return []
+    shown = f"Shown is the run with seed {escape(str(runs[0]['seed']))}"
+    if entry["outcome"] == ILLUSTRATED:
+        return [f"{shown}, of {len(runs)}."]
     alone = runs[0]["outcome"]
     but = f", which alone is {escape(alone)}" if alone != entry["outcome"] else ""
     told = escape(badges.full_runs(entry))
-    return [f"Shown is the run with seed {escape(str(runs[0]['seed']))}{but}. The claim {told}."]
+    return [f"{shown}{but}. The claim {told}."]
 
 
 def _changes(entry: dict) -> str:
@@ -170,4 +173,5 @@ def _change(change: dict) -> str:
         form = "{date}: “{check}” stays {old}, asked of something else."
     else:
         form = "{date}: “{check}” was {old}, is {new}."
-    return (form + " {reason}").format(**told)
+    reason = told.pop("reason")
+    return f"{form.format(**told)} {reason[:1].upper()}{reason[1:]}."
