@@ -190,6 +190,25 @@ class TestUpToDate:
         replace(executed / SOURCE, "The line of squares.", "The curve of squares.")
         assert running.outdated(planned(executed)) == []
 
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_the_same_code_in_other_cells_ends_a_reference_and_no_sweeps_run(
+        self, executed, joined
+    ):
+        renew(executed, seed="1", device="cpu")
+        cells = ("[model]\n```\n\n```{code-cell} ipython3\nstart", "[model]\n\nstart")
+        if not joined:
+            replace(executed / SOURCE, *cells)
+            renew(executed)
+            cells = cells[::-1]
+        replace(executed / SOURCE, *cells)
+        assert running.outdated(planned(executed)) == [
+            "the notebook's code is cut into other cells"
+        ]
+        assert running.outdated(planned(executed, seed="1", device="cpu")) == []
+        renew(executed)
+        assert running.outdated(planned(executed)) == []
+        assert not running.weave(planned(executed))
+
     def test_a_changed_library_ends_a_sweeps_run_and_no_reference(self, executed, monkeypatch):
         renew(executed, seed="1", device="cpu")
         runs = planned(executed), planned(executed, seed="1", device="cpu")

@@ -57,7 +57,7 @@ def reweave(reference: NotebookNode, source: NotebookNode) -> None:
     In place; outputs stay.
     """
     injected = [cell for cell in reference.cells if INJECTED in _tags(cell)]
-    executed = [c for c in reference.cells if c.cell_type == "code" and INJECTED not in _tags(c)]
+    executed = [cell for cell in authored(reference) if cell.cell_type == "code"]
     waiting, cells = iter(executed), []
     for cell in source.cells:
         cells.append(_dressed(next(waiting), cell) if cell.cell_type == "code" else cell)
@@ -67,6 +67,11 @@ def reweave(reference: NotebookNode, source: NotebookNode) -> None:
     for position, cell in enumerate(cells):
         cell.id = f"c{position:03d}"
     _hide_default_parameters(reference)
+
+
+def authored(reference: NotebookNode) -> list[NotebookNode]:
+    """The cells of an executed notebook without those that papermill put in."""
+    return [cell for cell in reference.cells if INJECTED not in _tags(cell)]
 
 
 def _dressed(cell: NotebookNode, wanted: NotebookNode) -> NotebookNode:

@@ -27,8 +27,13 @@ def digest(text: str) -> str:
 
 def code_of(notebook: NotebookNode) -> str:
     """A notebook's code without its prose; spaces at the ends of lines are none."""
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return "\n\n".join("\n".join(line.rstrip() for line in cell.splitlines()) for cell in cells)
+    return "\n\n".join(code_cells(notebook.cells))
+
+
+def code_cells(cells: Iterable[NotebookNode]) -> list[str]:
+    """The code of each code cell; spaces at the ends of lines are none."""
+    sources = (cell.source for cell in cells if cell.cell_type == "code")
+    return ["\n".join(line.rstrip() for line in source.splitlines()) for source in sources]
 
 
 def describe(text: str, notebook: NotebookNode) -> dict:

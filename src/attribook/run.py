@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from attribook import provenance
 from attribook.kernel import versions
-from attribook.normalise import reweave, text_of
+from attribook.normalise import authored, reweave, text_of
 from attribook.notebooks import (
     PARAMETERS,
     Notebook,
@@ -83,7 +83,18 @@ def outdated(run: Run) -> list[str]:
     reasons = provenance.stale(made, run.notebook.code)
     if not run.is_reference:
         reasons += provenance.older(made, run.notebook.made_from["library"], versions())
+    elif not reasons and _cut_otherwise(run, made):
+        reasons = ["the notebook's code is cut into other cells"]
     return reasons
+
+
+def _cut_otherwise(run: Run, made: dict) -> bool:
+    """Whether the same code stands in other cells than when it ran, so that outputs have no place."""
+    if not has_other_prose(run.notebook, made):
+        return False
+    _, source = authored_text(run.notebook)
+    before = provenance.code_cells(authored(executed(run.output)))
+    return before != provenance.code_cells(source.cells)
 
 
 def weave(run: Run) -> bool:
