@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "kernel": {"sources"},
     "kernels": set(),
     "normalise": {"agreement", "claims"},
-    "run": {"kernel", "normalise", "notebooks", "provenance"},
+    "run": {"agreement", "kernel", "normalise", "notebooks", "provenance"},
     "execute": {"agreement", "kernels", "normalise", "notebooks", "processors", "run"},
     "progress": {"run"},
     "console": {"execute", "processors", "progress", "run"},

@@ -25,6 +25,7 @@ from attribook.verdicts import RELATIVE_TOLERANCE, drift
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 TEXT_FLOOR = 1e-9  # a printed number below it is rounding; one that matters is a claim's
 LEAST_LIKENESS = 0.98  # processors leave 0.984; of 87 figures that a seed changed 77 fall below
+INJECTED = "injected-parameters"  # papermill's tag of the cell with the values that were used
 BLANK = 1.0  # spread of a figure's grey levels (of 255) below which there is nothing to see
 
 
@@ -50,8 +51,7 @@ def cell_differences(reference: NotebookNode, fresh: NotebookNode) -> list[str]:
 def defects(reference: NotebookNode, source: NotebookNode) -> list[str]:
     """Where a committed reference differs from its source, from what its run wrote, or is blank."""
     lines = []
-    injected = [c for c in reference.cells if "injected-parameters" in _tags(c)]
-    cells = [cell for cell in reference.cells if cell not in injected]
+    cells = authored(reference)
     if [(c.cell_type, c.source) for c in cells] != [(c.cell_type, c.source) for c in source.cells]:
         lines.append(f"its cells are not its source's: {_first_difference(cells, source.cells)}")
     stored = reference.metadata.get("attribook", {}).get("outputs")
@@ -64,6 +64,16 @@ def defects(reference: NotebookNode, source: NotebookNode) -> list[str]:
         figures = (output for output in _seen(cell) if output["kind"] == "figure")
         lines += _told(number, (flaw for figure in figures for flaw in _blank(figure["png"])))
     return lines
+
+
+def authored(reference: NotebookNode) -> list[NotebookNode]:
+    """The cells of an executed notebook without those that papermill put in."""
+    return [cell for cell in reference.cells if INJECTED not in tags_of(cell)]
+
+
+def tags_of(cell: NotebookNode) -> list[str]:
+    """The cell's tags."""
+    return list(cell.metadata.get("tags", []))
 
 
 def outputs_digest(notebook: NotebookNode) -> str:
@@ -222,7 +232,3 @@ def _told(number: int, lines: Iterable[str]) -> list[str]:
 
 def _listing(kinds: Sequence[str]) -> str:
     return ", ".join(kinds) or "nothing"
-
-
-def _tags(cell: NotebookNode) -> list[str]:
-    return list(cell.metadata.get("tags", []))

@@ -11,10 +11,9 @@ import json
 import nbformat
 from nbformat import NotebookNode
 
-from attribook.agreement import outputs_digest
+from attribook.agreement import INJECTED, authored, outputs_digest, tags_of
 from attribook.claims import TIMING_MIME
 
-INJECTED = "injected-parameters"  # papermill's tag of the cell with the values that were used
 HIDDEN = "attribook-hidden"  # tag of the cells that watch a run; no reader sees them
 
 
@@ -34,13 +33,13 @@ def normalise(notebook: NotebookNode, slug: str, record: dict) -> tuple[Notebook
         "timings": {},
     }
     record = {**record, "reads": reported["reads"], "versions": reported["versions"]}
-    clean.cells = [cell for cell in clean.cells if HIDDEN not in _tags(cell)]
+    clean.cells = [cell for cell in clean.cells if HIDDEN not in tags_of(cell)]
     clean.metadata = _notebook_metadata(clean.metadata, record)
     _number(clean, slug)
     for cell in clean.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
-        if not _tags(cell):
+        if not tags_of(cell):
             cell.metadata.pop("tags", None)
         if cell.cell_type == "code":
             _clean_outputs(cell, statistics["timings"])
@@ -56,12 +55,12 @@ def reweave(reference: NotebookNode, source: NotebookNode) -> None:
 
     In place; outputs stay.
     """
-    injected = [cell for cell in reference.cells if INJECTED in _tags(cell)]
+    injected = [cell for cell in reference.cells if INJECTED in tags_of(cell)]
     executed = [cell for cell in authored(reference) if cell.cell_type == "code"]
     waiting, cells = iter(executed), []
     for cell in source.cells:
         cells.append(_dressed(next(waiting), cell) if cell.cell_type == "code" else cell)
-        if "parameters" in _tags(cell):
+        if "parameters" in tags_of(cell):
             cells += injected
     reference.cells = cells
     for position, cell in enumerate(cells):
@@ -69,16 +68,11 @@ def reweave(reference: NotebookNode, source: NotebookNode) -> None:
     _hide_default_parameters(reference)
 
 
-def authored(reference: NotebookNode) -> list[NotebookNode]:
-    """The cells of an executed notebook without those that papermill put in."""
-    return [cell for cell in reference.cells if INJECTED not in _tags(cell)]
-
-
 def _dressed(cell: NotebookNode, wanted: NotebookNode) -> NotebookNode:
     """An executed cell with the tags of its present source."""
     cell.metadata.pop("tags", None)
-    if _tags(wanted):
-        cell.metadata["tags"] = _tags(wanted)
+    if tags_of(wanted):
+        cell.metadata["tags"] = tags_of(wanted)
     return cell
 
 
@@ -91,7 +85,7 @@ def _reported(notebook: NotebookNode) -> dict:
     """What the hidden last cell printed: what was read, versions, statistics."""
     last = notebook.cells[-1]
     texts = [out.text for out in last.get("outputs", []) if out.get("name") == "stdout"]
-    if HIDDEN not in _tags(last) or not texts:
+    if HIDDEN not in tags_of(last) or not texts:
         raise ValueError("the notebook stopped before its last cell; run it again")
     return json.loads(texts[0])
 
@@ -125,7 +119,7 @@ def _number(notebook: NotebookNode, slug: str) -> None:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = executed
-            if output.output_type == "error" and "raises-exception" not in _tags(cell):
+            if output.output_type == "error" and "raises-exception" not in tags_of(cell):
                 raise ValueError(f"{slug}, cell {executed}: {output.ename}: {output.evalue}")
 
 
@@ -150,11 +144,11 @@ def _clean_outputs(cell: NotebookNode, timings: dict) -> None:
 
 def _hide_default_parameters(notebook: NotebookNode) -> None:
     """Let the reader see one parameter cell, the one with the values that were used."""
-    if not any(INJECTED in _tags(cell) for cell in notebook.cells):
+    if not any(INJECTED in tags_of(cell) for cell in notebook.cells):
         return
     for cell in notebook.cells:
-        if "parameters" in _tags(cell):
-            cell.metadata.tags = sorted({*_tags(cell), "remove-cell"})
+        if "parameters" in tags_of(cell):
+            cell.metadata.tags = sorted({*tags_of(cell), "remove-cell"})
             cell.metadata.jupyter = {"source_hidden": True}
 
 
@@ -173,7 +167,3 @@ def _name_figures(notebook: NotebookNode, slug: str) -> None:
                 "figure": {"caption": words["caption"], "name": name},
                 "image": {"alt": words["alt"]},
             }
-
-
-def _tags(cell: NotebookNode) -> list[str]:
-    return list(cell.metadata.get("tags", []))

@@ -14,8 +14,9 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from attribook import provenance
+from attribook.agreement import authored
 from attribook.kernel import versions
-from attribook.normalise import authored, reweave, text_of
+from attribook.normalise import reweave, text_of
 from attribook.notebooks import (
     PARAMETERS,
     Notebook,
