@@ -5,9 +5,9 @@
 import json
 from pathlib import Path
 
-from attribook.notebooks import notebooks_of
-from attribook.provenance import digest
-from attribook.run import versions
+from attribook.report.notebooks import notebooks_of
+from attribook.report.provenance import digest
+from attribook.report.run import versions
 
 NOTEBOOKS = notebooks_of(Path.cwd())
 DEVICE, SCALE = config.get("device", "cpu"), config.get("scale", "default")

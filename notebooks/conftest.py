@@ -1,8 +1,8 @@
 """How `pytest --nbval notebooks` compares a notebook with its committed reference.
 
-Cell by cell, as `attribook.agreement` does for whole notebooks: claims by their outcomes and
+Cell by cell, as `attribook.report.agreement` does for whole notebooks: claims by their outcomes and
 numbers, text and captions word by word, figures by how alike they look.
-`ATTRIBOOK_PROCESSOR=default` (or another of `attribook.processors`) runs the kernels as on an
+`ATTRIBOOK_PROCESSOR=default` (or another of `attribook.report.processors`) runs the kernels as on an
 older processor.
 """
 
@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from attribook.agreement import cell_differences
-from attribook.processors import apply
+from attribook.report.agreement import cell_differences
+from attribook.report.processors import apply
 
 apply(os.environ.get("ATTRIBOOK_PROCESSOR", "native"))
 

@@ -5,7 +5,7 @@ import shlex
 
 import click
 
-from attribook.cli import main
+from attribook.report.cli import main
 
 SHELL = re.compile(r"\s+(?:#|\||&&|2?>).*")  # what follows a call in a shell
 

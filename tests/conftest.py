@@ -8,14 +8,14 @@ import hypothesis
 import pytest
 from click.testing import CliRunner
 
-from attribook import processors
+from attribook.report import processors
 
 processors.apply_asked()  # before torch is loaded
 
 import torch  # noqa: E402
 
-from attribook import claims  # noqa: E402
-from attribook.cli import main  # noqa: E402
+from attribook.report import claims  # noqa: E402
+from attribook.report.cli import main  # noqa: E402
 
 hypothesis.settings.register_profile("attribook", deadline=None)  # machines are shared
 hypothesis.settings.load_profile("attribook")

@@ -1,8 +1,8 @@
 """Definitions, transcribed slowly: the second opinion that the library is tested against.
 
 Everything works on one sample in numpy float64, without autograd and without the library. LRP,
-DeepLIFT and the sum over paths live in attribook.layerwise, which notebooks use as well; here are
-the nodes, rules and games that only the tests need.
+DeepLIFT and the sum over paths live in `papers.definitions`, which notebooks use as well; here are the
+nodes, rules and games that only the tests need.
 """
 
 import itertools
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from attribook import layerwise
-from attribook.layerwise import (
+from attribook.papers import definitions
+from attribook.papers.definitions import (
     ELEMENTWISE,
     Affine,
     Elementwise,
@@ -190,7 +190,7 @@ def deeplift_layerwise(graph: Graph, x, xb, target, cross_max=True, averaged=Tru
         else node
         for node in graph
     ]
-    return layerwise.deeplift_layerwise(chosen, x, xb, target)
+    return definitions.deeplift_layerwise(chosen, x, xb, target)
 
 
 def alpha_beta_layerwise(graph: Graph, x, target: int, alpha: float, beta: float) -> np.ndarray:

@@ -27,11 +27,14 @@ from attribook.axioms import (
 )
 from attribook.baselines import Law
 from attribook.coalitions import MaskedGame
-from attribook.methods import expected, gradient_x_input, integrated_gradients, lrp_epsilon
-from attribook.polynomials import monomial, random_polynomial
-from attribook.rivals import RIVALS
-from attribook.score import Score
-from attribook.toys import (
+from attribook.methods import (
+    expected,
+    gradient_x_input,
+    integrated_gradients,
+    lrp_epsilon,
+)
+from attribook.papers.functions.polynomials import monomial, random_polynomial
+from attribook.papers.functions.toys import (
     equivalent_pairs,
     larger,
     largest,
@@ -39,6 +42,8 @@ from attribook.toys import (
     random_mlp,
     relu_product,
 )
+from attribook.papers.integrated.rivals import RIVALS
+from attribook.score import Score
 
 
 def row(*numbers):

@@ -23,9 +23,14 @@ from attribook.coalitions import (
     zeta,
 )
 from attribook.criteria import count_passes
-from attribook.methods import occlusion, occlusion_map, prediction_difference, shapley
+from attribook.methods import (
+    occlusion,
+    occlusion_map,
+    prediction_difference,
+    shapley,
+)
+from attribook.papers.functions.toys import random_mlp
 from attribook.score import Score
-from attribook.toys import random_mlp
 
 
 @pytest.fixture

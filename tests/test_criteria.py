@@ -29,8 +29,8 @@ from attribook.criteria import (
     square_masks,
 )
 from attribook.methods import gradient, integrated_gradients
+from attribook.papers.functions.toys import random_mlp
 from attribook.score import Score
-from attribook.toys import random_mlp
 
 
 def test_sensitivity_n_is_one_for_exact_attributions_of_a_linear_model(generator):

@@ -8,7 +8,6 @@ from torch.testing import assert_close
 from attribook.axioms import completeness_gap, relative_completeness_gap
 from attribook.baselines import Law
 from attribook.chain import intercepted_calls
-from attribook.data import photos20
 from attribook.methods import (
     METHODS,
     deep_shap,
@@ -27,11 +26,17 @@ from attribook.methods import (
     shapley,
     smooth_grad,
 )
-from attribook.models import load_model
 from attribook.neurons import conductance
-from attribook.rivals import RIVALS
+from attribook.papers.data import photos20
+from attribook.papers.functions.toys import (
+    one_plus_root,
+    random_cnn,
+    random_mlp,
+    random_resnet,
+)
+from attribook.papers.integrated.rivals import RIVALS
+from attribook.papers.networks import load_model
 from attribook.score import Score
-from attribook.toys import one_plus_root, random_cnn, random_mlp, random_resnet
 
 ALL = {
     **METHODS,

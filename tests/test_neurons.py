@@ -11,7 +11,8 @@ import torch
 from networks import assert_same_state, lively, state_of
 from torch import nn
 
-from attribook import neurons, paths, toys
+from attribook import neurons, paths
+from attribook.ablation import pruned, pruned_tail
 from attribook.criteria import count_passes
 from attribook.methods import integrated_gradients
 from attribook.neurons import (
@@ -25,7 +26,7 @@ from attribook.neurons import (
     path_step,
     unit_step,
 )
-from attribook.pruning import pruned, pruned_tail
+from attribook.papers.functions import toys
 from attribook.score import Score
 
 PATCH = torch.tensor([True, False, True, False, False])

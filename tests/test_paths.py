@@ -14,6 +14,14 @@ from torch.testing import assert_close
 
 from attribook import paths
 from attribook.methods import expected_gradients, integrated_gradients
+from attribook.papers.functions.polynomials import (
+    Polynomial,
+    exact_attributions,
+    monomial,
+    random_polynomial,
+)
+from attribook.papers.functions.toys import one_plus_root, random_mlp, switches
+from attribook.papers.integrated.rivals import random_detour
 from attribook.paths import (
     NonFiniteGradient,
     Path,
@@ -36,10 +44,7 @@ from attribook.paths import (
     trapezoid,
     with_corners,
 )
-from attribook.polynomials import Polynomial, exact_attributions, monomial, random_polynomial
-from attribook.rivals import random_detour
 from attribook.score import Score
-from attribook.toys import one_plus_root, random_mlp, switches
 
 RULES = [left, right, midpoint, trapezoid, gauss_legendre]
 

@@ -6,10 +6,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attribook.axioms import completeness_gap, dummy_gap, linearity_gap, ndp_gap
-from attribook.paths import is_monotone
-from attribook.polynomials import SideBySide, monomial, random_polynomial
-from attribook.rivals import (
+from attribook.axioms import (
+    completeness_gap,
+    dummy_gap,
+    linearity_gap,
+    ndp_gap,
+)
+from attribook.papers.functions.polynomials import SideBySide, monomial, random_polynomial
+from attribook.papers.functions.toys import random_mlp
+from attribook.papers.integrated.rivals import (
     AXIOMS,
     RIVALS,
     Trials,
@@ -23,8 +28,8 @@ from attribook.rivals import (
     rounds,
     three_axioms,
 )
+from attribook.paths import is_monotone
 from attribook.score import Score
-from attribook.toys import random_mlp
 
 THREE = ("completeness", "linearity", "dummy")
 

@@ -3,9 +3,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attribook.methods import gradient, gradient_x_input, integrated_gradients, lrp_epsilon
+from attribook.methods import (
+    gradient,
+    gradient_x_input,
+    integrated_gradients,
+    lrp_epsilon,
+)
+from attribook.papers.functions.toys import random_cnn, random_mlp
 from attribook.score import Score, check_inputs
-from attribook.toys import random_cnn, random_mlp
 
 
 @pytest.fixture

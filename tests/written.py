@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 from PIL import Image
 
-from attribook import agreement, claims, provenance
+from attribook.report import agreement, claims, provenance
 
 MODULES = {"one": "from attribook import two\n", "two": "X = 2\n", "other": "Y = 3\n"}
 VERSIONS = {"python": "3.11", "torch": "2.13.0", "numpy": "2.4.6", "scipy": "1.16"}
@@ -29,7 +29,7 @@ attribook:
 # Is it so?
 
 ```{code-cell} ipython3
-from attribook.claims import claim
+from attribook.report.claims import claim
 ```
 
 ```{code-cell} ipython3

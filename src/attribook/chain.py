@@ -17,8 +17,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribook.calls import Affine, Chain, MaxPool, Product, Pull, Site, swap
-from attribook.score import Score, check_finite, check_inputs, differentiable, grad_of
+from attribook.calls import (
+    Affine,
+    Chain,
+    MaxPool,
+    Product,
+    Pull,
+    Site,
+    swap,
+)
+from attribook.score import (
+    Score,
+    check_finite,
+    check_inputs,
+    differentiable,
+    grad_of,
+)
 
 
 def modified_gradient(

@@ -12,9 +12,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attribook.calls import Affine, Call, Chain, MaxPool, swap
+from attribook.calls import (
+    Affine,
+    Call,
+    Chain,
+    MaxPool,
+    swap,
+)
 from attribook.chain import finite, over
-from attribook.score import Score, check_inputs, differentiable, grad_of
+from attribook.score import (
+    Score,
+    check_inputs,
+    differentiable,
+    grad_of,
+)
 
 
 def reveal_cancel(

@@ -37,9 +37,9 @@ from tqdm import tqdm
 from attribook import methods
 from attribook.coalitions import MaskedGame, all_coalitions, dividends
 from attribook.criteria import correlation
-from attribook.data import fashion_mnist, mnist5k, photos20
-from attribook.models import load_model, resolve_device, stages
 from attribook.neurons import conductance
+from attribook.papers.data import fashion_mnist, mnist5k, photos20
+from attribook.papers.networks import load_model, resolve_device, stages
 from attribook.paths import ELEMENTS_A_PASS
 from attribook.score import Score
 

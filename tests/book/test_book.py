@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import sync_playwright
 
-from attribook.inventory import load_claims
-from attribook.verdicts import NOT_RUN, OUTCOMES
+from attribook.report.inventory import load_claims
+from attribook.report.verdicts import NOT_RUN, OUTCOMES
 
 pytestmark = pytest.mark.browser
 

@@ -1,0 +1,1 @@
+"""The papers' laboratory: what the notebooks need beside the library. Extra `papers`."""

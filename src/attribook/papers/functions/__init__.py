@@ -1,0 +1,1 @@
+"""Exact functions and small networks to try methods on."""

@@ -1,0 +1,1 @@
+"""Deng et al. 2024: fourteen methods as ways to share out Taylor effects."""
