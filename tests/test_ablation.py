@@ -8,6 +8,7 @@ from networks import assert_same_state, lively, state_of
 from torch import nn
 from torch.testing import assert_close
 
+from attribook import numerics
 from attribook.ablation import (
     Kept,
     accuracy,
@@ -207,7 +208,7 @@ def test_a_tail_in_training_mode_is_refused_not_switched(net, keep):
 
 
 def test_predictions_are_those_of_the_pruned_models(net, inputs, generator, monkeypatch):
-    monkeypatch.setattr(ablation, "ELEMENTS_A_PASS", 60)  # two samples of 27 neurons a pass
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 60)  # two samples of 27 neurons a pass
     score = Score(net, 0)
     head, tail = score.split("pool")
     orders = random_orders(27, 3, generator)
@@ -223,7 +224,7 @@ def test_predictions_are_those_of_the_pruned_models(net, inputs, generator, monk
 
 def test_the_outputs_of_a_layer_are_the_same_in_parts_and_without_a_graph(net, inputs, monkeypatch):
     head, _ = Score(net, 0).split("pool")
-    monkeypatch.setattr(ablation, "ELEMENTS_A_PASS", 1)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 1)
     parts = layer_outputs(head, inputs)
     assert_close(parts, head(inputs), atol=1e-14, rtol=0)
     assert not parts.requires_grad

@@ -13,6 +13,7 @@ PACKAGE = Path(attribook.__file__).parent
 CHAIN = {"score", "calls", "chain", "parts"}  # one mechanism in three files
 MECHANISMS = CHAIN | {"paths", "coalitions"}
 LIBRARY = {
+    "numerics": set(),
     "score": set(),
     "calls": {"score"},
     "chain": {"score", "calls"},
@@ -31,20 +32,21 @@ LIBRARY = {
 PAPERS = {  # beside the library
     "sources": set(),
     "data": {"sources"},
-    "weightfiles": set(),
+    "weightfiles": {"sources"},
     "second_order": {"weightfiles"},
-    "networks": {"data", "sources", "second_order", "weightfiles"},
+    "architectures": {"second_order"},
+    "networks": {"architectures", "data", "sources", "second_order", "weightfiles"},
     "figures": {"data"},
     "functions.polynomials": set(),
     "functions.series": set(),
-    "functions.toys": set(),
-    "definitions": {"functions.toys"},  # apart from the library they judge
+    "functions.toys": {"architectures"},
+    "definitions": {"architectures"},  # apart from the library they judge
     "integrated.ensembles": set(),
     "integrated.lipschitz": set(),
     "integrated.rivals": set(),
     "taylor.exact": {"functions.polynomials", "functions.series"},
     "taylor.probes": {"functions.polynomials", "functions.series", "taylor.exact"},
-    "taylor.layers": set(),
+    "taylor.layers": {"architectures"},
     "taylor.fourteen": {"taylor.layers"},
 }
 RECORDS = {"verdicts", "claims", "inventory"}
@@ -78,7 +80,7 @@ NEEDS = {"torch", "jaxtyping", "numpy", "scipy"}  # what the library installs
 
 def may_import() -> dict[str, set[str]]:
     """For each module the modules it may import."""
-    library = {f"attribook.{name}": {f"attribook.{one}" for one in above}
+    library = {f"attribook.{name}": {f"attribook.{one}" for one in above | {"numerics"}}
                for name, above in LIBRARY.items()}  # fmt: skip
     papers = {f"attribook.papers.{name}": {f"attribook.papers.{one}" for one in above} | set(library)
               for name, above in PAPERS.items()}  # fmt: skip

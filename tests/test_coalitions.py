@@ -8,7 +8,7 @@ from reference import shapley_by_permutations
 from torch import nn
 from torch.testing import assert_close
 
-from attribook import coalitions
+from attribook import coalitions, numerics
 from attribook.coalitions import (
     MaskedGame,
     all_coalitions,
@@ -22,7 +22,6 @@ from attribook.coalitions import (
     shapley_values,
     zeta,
 )
-from attribook.criteria import count_passes
 from attribook.methods import (
     occlusion,
     occlusion_map,
@@ -30,7 +29,7 @@ from attribook.methods import (
     shapley,
 )
 from attribook.papers.functions.toys import random_mlp
-from attribook.score import Score
+from attribook.score import Score, count_passes
 
 
 @pytest.fixture
@@ -198,7 +197,7 @@ def test_groups_are_masked_together_and_share_equally(score, x):
 
 def test_large_games_run_in_bounded_batches_with_the_same_result(monkeypatch, score, x):
     whole = MaskedGame(score, x)(all_coalitions(6))
-    monkeypatch.setattr(coalitions, "ELEMENTS_A_PASS", 5 * x.numel())
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 5 * x.numel())
     assert_close(MaskedGame(score, x)(all_coalitions(6)), whole, atol=1e-15, rtol=0)
 
 

@@ -15,7 +15,6 @@ from attribook.criteria import (
     box_overlap,
     coherence,
     correlation,
-    count_passes,
     infidelity,
     lag1_autocorrelation,
     literal_sums,
@@ -30,7 +29,7 @@ from attribook.criteria import (
 )
 from attribook.methods import gradient, integrated_gradients
 from attribook.papers.functions.toys import random_mlp
-from attribook.score import Score
+from attribook.score import Score, count_passes
 
 
 def test_sensitivity_n_is_one_for_exact_attributions_of_a_linear_model(generator):
@@ -136,7 +135,7 @@ def test_there_are_5605_squares_of_side_1_to_10_in_a_digit():
         for row in range(3)
         for column in range(3)
     ]
-    assert [[tuple(p) for p in m.nonzero().tolist()] for m in square_masks(4, [2])] == expected
+    assert [[tuple(p) for p in m.nonzero().tolist()] for m in ~square_masks(4, [2])] == expected
     for sides in ([0], [5]):
         with pytest.raises(ValueError, match="sides 1 to 4, got"):
             square_masks(4, sides)
@@ -152,10 +151,10 @@ def judged(generator):
     return maps, x, square_masks(5, range(1, 4)), score
 
 
-def infidelity_by_loops(a, x, removed, score, variant):
+def infidelity_by_loops(a, x, kept, score, variant):
     """Eq. 50 for one map, mask by mask, with beta from the normal equation."""
     told, seen = [], []
-    for mask in removed:
+    for mask in ~kept:
         p = x * mask
         told.append(float((p * a).sum() if variant is literal_sums else (mask * a).sum()))
         seen.append(float(score(x[None])[0] - score((x - p)[None])[0]))
@@ -167,82 +166,80 @@ def infidelity_by_loops(a, x, removed, score, variant):
 
 @pytest.mark.parametrize("variant", [literal_sums, mask_sums, scaled_sums])
 def test_infidelity_is_eq50_for_each_map(judged, variant):  # [taylor, Eq. 50]
-    maps, x, removed, score = judged
-    drops = removal_drops(MaskedGame(score, x), removed)
-    found = infidelity(maps, x, removed, drops, variant)
+    maps, x, kept, score = judged
+    drops = removal_drops(MaskedGame(score, x), kept)
+    found = infidelity(maps, x, kept, drops, variant)
     expected = [
-        [infidelity_by_loops(a, one, removed, score, variant) for a, one in zip(m, x, strict=True)]
+        [infidelity_by_loops(a, one, kept, score, variant) for a, one in zip(m, x, strict=True)]
         for m in maps
     ]
     expected = torch.tensor(expected, dtype=torch.float64)
     assert_close(found, expected, atol=1e-12, rtol=1e-12)
-    assert_close(infidelity(maps[1], x, removed, drops, variant), found[1], atol=0, rtol=1e-14)
+    assert_close(infidelity(maps[1], x, kept, drops, variant), found[1], atol=0, rtol=1e-14)
 
 
 def test_contributions_to_a_linear_score_are_faithful_unless_x_enters_twice(generator):
     weight = torch.randn(1, 6, 6, generator=generator, dtype=torch.float64)
     grey = torch.rand(2, 1, 6, 6, generator=generator, dtype=torch.float64)
-    removed = square_masks(6, range(1, 4))
+    kept = square_masks(6, range(1, 4))
     for x in (grey, (grey > 0.5).double()):
-        drops = removal_drops(
-            MaskedGame(Score(lambda z: (z * weight).flatten(1).sum(1)), x), removed
-        )
-        told = {v: infidelity(weight * x, x, removed, drops, v) for v in (mask_sums, literal_sums)}
+        drops = removal_drops(MaskedGame(Score(lambda z: (z * weight).flatten(1).sum(1)), x), kept)
+        told = {v: infidelity(weight * x, x, kept, drops, v) for v in (mask_sums, literal_sums)}
         assert told[mask_sums].max() < 1e-24
         assert (told[literal_sums].min() > 1e-3) == (x is grey)
         assert (told[literal_sums].max() < 1e-24) == (x is not grey)
-        assert infidelity(weight.expand_as(x), x, removed, drops, literal_sums).max() < 1e-24
+        assert infidelity(weight.expand_as(x), x, kept, drops, literal_sums).max() < 1e-24
 
 
 def test_the_best_factor_never_hurts_and_forgets_the_scale(judged):
-    maps, x, removed, score = judged
-    drops = removal_drops(MaskedGame(score, x), removed)
-    nothing = infidelity(torch.zeros_like(x), x, removed, drops)
+    maps, x, kept, score = judged
+    drops = removal_drops(MaskedGame(score, x), kept)
+    nothing = infidelity(torch.zeros_like(x), x, kept, drops)
     assert_close(nothing, drops.square().mean(1))  # no NaN from 0/0
     for variant in (literal_sums, mask_sums):
-        assert_close(infidelity(0 * x, x, removed, drops, variant), nothing)
-    best = infidelity(maps, x, removed, drops)
-    assert (best <= infidelity(maps, x, removed, drops, mask_sums) + 1e-14).all()
+        assert_close(infidelity(0 * x, x, kept, drops, variant), nothing)
+    best = infidelity(maps, x, kept, drops)
+    assert (best <= infidelity(maps, x, kept, drops, mask_sums) + 1e-14).all()
     assert (best <= nothing + 1e-14).all()
     for factor in (7, -7):
-        assert_close(infidelity(factor * maps, x, removed, drops), best, atol=0, rtol=1e-12)
+        assert_close(infidelity(factor * maps, x, kept, drops), best, atol=0, rtol=1e-12)
 
 
 def test_blank_squares_add_nothing_to_the_literal_measure(judged):
-    maps, x, removed, score = judged
+    maps, x, kept, score = judged
     x = x.clone()
     x[:, :, :, :3] = 0
-    drops = removal_drops(MaskedGame(score, x), removed)
-    blank = ~removed[:, :, 3:].flatten(1).any(1)
-    found = infidelity(maps, x, removed, drops, literal_sums)
-    kept = infidelity(maps, x, removed[~blank], drops[:, ~blank], literal_sums)
+    drops = removal_drops(MaskedGame(score, x), kept)
+    blank = kept[:, :, 3:].flatten(1).all(1)
+    found = infidelity(maps, x, kept, drops, literal_sums)
+    inked = infidelity(maps, x, kept[~blank], drops[:, ~blank], literal_sums)
     assert blank.any()
-    assert_close(found, kept * (~blank).sum() / len(blank), atol=0, rtol=1e-12)
+    assert_close(found, inked * (~blank).sum() / len(blank), atol=0, rtol=1e-12)
 
 
 def test_drops_cost_one_row_a_mask_however_many_maps_are_judged(generator):
     net = nn.Sequential(nn.Flatten(), random_mlp(nn.Tanh, generator, sizes=(25, 4, 2))).eval()
     x = torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64)
-    removed = square_masks(5, [1, 2])
+    kept = square_masks(5, [1, 2])
     with count_passes(net) as passes:
-        drops = removal_drops(MaskedGame(Score(net, 0), x), removed)
-        infidelity(torch.stack([x, x, x]), x, removed, drops)
-    assert passes.forward_rows == 2 * (len(removed) + 1)
+        drops = removal_drops(MaskedGame(Score(net, 0), x), kept)
+        infidelity(torch.stack([x, x, x]), x, kept, drops)
+    assert passes.forward_rows == 2 * (len(kept) + 1)
 
 
 def test_infidelity_refuses_what_it_cannot_judge(judged):
-    maps, x, removed, score = judged
-    drops = removal_drops(MaskedGame(score, x), removed)
+    maps, x, kept, score = judged
+    drops = removal_drops(MaskedGame(score, x), kept)
     with pytest.raises(ValueError, match="must end like inputs"):
-        infidelity(maps[:, :2], x, removed, drops)
+        infidelity(maps[:, :2], x, kept, drops)
     with pytest.raises(ValueError, match=r"must be \(batch, masks\) = \(3, 50\)"):
-        infidelity(maps, x, removed, drops[:, :7])
+        infidelity(maps, x, kept, drops[:, :7])
     with pytest.raises(ValueError, match="attributions hold 1 values that are not finite"):
         infidelity(
-            maps.flatten().index_fill(0, torch.tensor(4), math.nan).view_as(maps), x, removed, drops
+            maps.flatten().index_fill(0, torch.tensor(4), math.nan).view_as(maps), x, kept, drops
         )
     with pytest.raises(ValueError, match="drops hold 3 values"):
-        infidelity(maps, x, removed, drops.index_fill(1, torch.tensor(4), math.inf))
+        infidelity(maps, x, kept, drops.index_fill(1, torch.tensor(4), math.inf))
 
 
 def test_the_overlap_with_a_box_by_hand():  # [taylor, Eq. 51]

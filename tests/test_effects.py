@@ -12,6 +12,7 @@ from networks import lively, points
 from torch import nn
 from torch.testing import assert_close
 
+from attribook import numerics
 from attribook.coalitions import MaskedGame, all_coalitions, dividends
 from attribook.effects import (
     Effects,
@@ -360,7 +361,7 @@ def convolutional():
 
 @pytest.mark.parametrize("at_once", [1, 7, 4096])  # rows: one direction, two, all
 def test_second_order_is_gradient_and_hessian_of_every_image(convolutional, monkeypatch, at_once):
-    monkeypatch.setattr(effects, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", at_once)
     target, inputs = [2, 0, 1], images()
     gradient, hessian = second_order(Score(convolutional, torch.tensor(target)), inputs)
     assert gradient.shape == (3, 12) and hessian.shape == (3, 12, 12)

@@ -1,7 +1,9 @@
 import copy
+import inspect
 
 import pytest
 import torch
+from networks import lively
 from torch import nn
 from torch.testing import assert_close
 
@@ -29,6 +31,8 @@ from attribook.methods import (
 from attribook.neurons import conductance
 from attribook.papers.data import photos20
 from attribook.papers.functions.toys import (
+    Pair,
+    equivalent_pairs,
     one_plus_root,
     random_cnn,
     random_mlp,
@@ -38,13 +42,10 @@ from attribook.papers.integrated.rivals import RIVALS
 from attribook.papers.networks import load_model
 from attribook.score import Score
 
-ALL = {
-    **METHODS,
-    "gradient": gradient,
-    "guided back-propagation": guided_backprop,
-    "alpha-beta-LRP": lrp_alpha_beta,
-    "DeepLIFT (RevealCancel)": deeplift_reveal_cancel,
-    "occlusion": occlusion,
+ALL = {  # what runs on a score and inputs alone
+    name: method.function
+    for name, method in METHODS.items()
+    if method.needs <= {"gradient", "calls"} and name != "Shapley values"
 }
 
 
@@ -281,3 +282,75 @@ def test_deeplift_is_complete_on_efficientnet_whose_relu6_is_seen_at_every_call(
     assert gap.max() <= 1e-5
     unseen = relative_completeness_gap(gradient_x_input(score, photos), score, photos, grey)
     assert unseen.min() > 0.1  # what plain gradients would give
+
+
+# -- the table of methods ----------------------------------------------------------------------
+
+
+def called(name, score, inputs, generator):
+    """A method of the table with all that it needs; and the baselines that it compared with."""
+    method, few = METHODS[name], torch.linspace(0, 0.5, 3, dtype=torch.float64)
+    baselines = few.view(-1, *[1] * (inputs.dim() - 1)).expand(3, *inputs.shape[1:])
+    given = {
+        "baselines": baselines,
+        "generator": generator,
+        "groups": torch.arange(inputs[0].numel()).view(inputs.shape[1:]),
+    }
+    arguments = {key: given[key] for key in method.needs & given.keys()}
+    start = Law(baselines[:, None], torch.full((3,), 1 / 3, dtype=torch.float64))
+    start = start if "baselines" in arguments else torch.zeros_like(inputs[:1])
+    return method.function(score, inputs, **arguments), start
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "Grad-CAM"])
+def test_a_method_keeps_completeness_exactly_when_the_table_says_so(name, generator):
+    score = Score(random_mlp(nn.Tanh, generator, (5, 8, 8, 3)), 1)
+    inputs = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    attributions, start = called(name, score, inputs, generator)
+    gap = completeness_gap(attributions, score, inputs, start).abs().max()
+    assert gap < 1e-8 if "completeness" in METHODS[name].keeps else gap > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "Grad-CAM"])
+def test_a_method_tells_equal_functions_apart_exactly_when_the_table_says_so(name, generator):
+    differences = []
+    pairs = equivalent_pairs(generator, 50) | {"two linear maps as one": merged(generator)}
+    for title, pair in pairs.items():
+        if name == "DeepLIFT (RevealCancel)" and "pooling" in title:
+            continue  # it has no rule for it
+        if pair.points[0].numel() > 16 and not {"gradient"} & METHODS[name].needs:
+            continue  # too many players
+        scores = [Score(model, 0) for model in (pair.one, pair.other)]
+        one, other = (called(name, score, pair.points, fresh())[0] for score in scores)
+        differences.append((one - other).abs().max())
+    assert (max(differences) < 1e-8) == ("implementation" in METHODS[name].keeps)
+
+
+def merged(generator):
+    """A network that begins with two linear maps, and the same with their product."""
+    first, second, third = (
+        nn.Linear(a, b, bias=False).double() for a, b in ((4, 5), (5, 6), (6, 3))
+    )
+    one = lively(nn.Sequential(first, second, nn.Softplus(), third))
+    product = nn.Linear(4, 6, bias=False).double()
+    product.weight = nn.Parameter(second.weight.detach() @ first.weight.detach())
+    points = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    return Pair(one, nn.Sequential(product, nn.Softplus(), third).eval(), points, True)
+
+
+def fresh():
+    return torch.Generator().manual_seed(1)
+
+
+def test_the_table_names_each_source_and_what_a_call_needs():
+    words = {"gradient", "calls", "baselines", "layer", "groups", "generator"}
+    for name, method in METHODS.items():
+        assert method.needs <= words, name
+        assert method.keeps <= {"completeness", "implementation"}, name
+        required = {
+            key
+            for key, parameter in inspect.signature(method.function).parameters.items()
+            if parameter.default is parameter.empty and key not in ("score", "inputs")
+        }
+        assert required == method.needs - {"gradient", "calls"}, name
+        assert method.source

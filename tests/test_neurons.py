@@ -11,15 +11,14 @@ import torch
 from networks import assert_same_state, lively, state_of
 from torch import nn
 
-from attribook import neurons, paths
+from attribook import neurons, numerics, paths
 from attribook.ablation import pruned, pruned_tail
-from attribook.criteria import count_passes
+from attribook.criteria import inside_outside
 from attribook.methods import integrated_gradients
 from attribook.neurons import (
     central_step,
     conductance,
     conductance_by_differences,
-    inside_outside,
     neuron_flow,
     passage,
     patch_attributions,
@@ -27,7 +26,7 @@ from attribook.neurons import (
     unit_step,
 )
 from attribook.papers.functions import toys
-from attribook.score import Score
+from attribook.score import Score, count_passes
 
 PATCH = torch.tensor([True, False, True, False, False])
 
@@ -69,7 +68,7 @@ def test_differences_equal_the_sum_node_by_node(
     case, step, back, ahead, gain, at_once, monkeypatch
 ):
     score, x, x0 = case
-    monkeypatch.setattr(neurons, "ELEMENTS_A_PASS", at_once)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", at_once)
     got = conductance_by_differences(score, x, "act2", x0, PATCH, n_steps=7, step=step)
     expected = eq8(score, x, x0, PATCH, 7, back, ahead, gain)
     torch.testing.assert_close(got, expected, atol=1e-14, rtol=0)
@@ -120,7 +119,7 @@ def test_conductances_are_sums_of_the_flow_over_inputs_and_over_a_patch(case):  
 @pytest.mark.parametrize("at_once", [1, 2**21])
 def test_one_passage_gives_the_attributions_to_each_of_its_patches(case, at_once, monkeypatch):
     score, x, x0 = case
-    monkeypatch.setattr(neurons, "ELEMENTS_A_PASS", at_once)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", at_once)
     head, tail = score.split("act2")
     patches = torch.stack([PATCH, ~PATCH, PATCH | True])
     followed = passage(head, x[1:2], patches, x0[1:2], n_steps=20, rule=paths.midpoint)
@@ -319,7 +318,7 @@ def test_images_of_paths_run_in_batches_bounded_by_the_larger_layer(images, chan
     score = Score(lively(nn.Sequential(*stages)), score.target)
     expected = conductance(score, x, "0", x0, BOX, n_steps=11)
     largest = 3 * 64 * max(2, channels)
-    monkeypatch.setattr(paths, "ELEMENTS_A_PASS", 3 * largest + 1)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 3 * largest + 1)
     with count_rows(score.model) as rows:
         found = conductance(score, x, "0", x0, BOX, n_steps=11)
     close(found, expected)

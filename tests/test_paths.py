@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from attribook import paths
+from attribook import numerics
 from attribook.methods import expected_gradients, integrated_gradients
 from attribook.papers.functions.polynomials import (
     Polynomial,
@@ -105,7 +105,7 @@ def test_long_paths_run_in_bounded_batches_with_the_same_result(monkeypatch, gen
     x = torch.randn(3, 6, generator=generator, dtype=torch.float64)
     at_once = integrated_gradients(score, x, n_steps=40)
     rows = []
-    monkeypatch.setattr(paths, "ELEMENTS_A_PASS", 3 * 6 * 7)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 3 * 6 * 7)
     watched = Score(lambda z: rows.append(len(z)) or score(z))
     assert_close(integrated_gradients(watched, x, n_steps=40), at_once, atol=1e-15, rtol=0)
     assert max(rows) == 21 and sum(rows) == 120
@@ -341,7 +341,7 @@ def test_paths_work_where_gradients_are_switched_off(make_path, switched_off, ca
 def test_long_paths_of_any_kind_run_in_bounded_batches(make_path, case, monkeypatch):
     score, x, x0 = case
     at_once = path_integral(score, make_path(x, x0), n_steps=7)
-    monkeypatch.setattr(paths, "ELEMENTS_A_PASS", 5 * x.numel())
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 5 * x.numel())
     rows = []
     watched = Score(lambda y: rows.append(len(y)) or score(y))
     found = path_integral(watched, make_path(x, x0), n_steps=7)
@@ -513,7 +513,7 @@ def test_corners_monotonicity_and_length_run_in_bounded_batches_too(case, monkey
 
     questions = [lambda p: with_corners(p, switch).corners, is_monotone, length]
     expected = [question(path) for question in questions]
-    monkeypatch.setattr(paths, "ELEMENTS_A_PASS", 5 * x.numel())
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 5 * x.numel())
     rows.clear()
     found = [question(watched) for question in questions]
     assert found[0] == expected[0]

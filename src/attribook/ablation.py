@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
+from attribook.numerics import at_once
 from attribook.score import Score
-
-ELEMENTS_A_PASS = 2**20  # numbers of the layer in one forward pass
 
 
 def prune_order(
@@ -182,4 +181,4 @@ def confusion(
 
 
 def _batches(samples: Tensor) -> tuple[Tensor, ...]:
-    return samples.split(max(1, ELEMENTS_A_PASS // samples[:1].numel()))
+    return samples.split(at_once(samples[:1].numel()))

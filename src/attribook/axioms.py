@@ -24,7 +24,7 @@ from attribook.coalitions import (
 )
 from attribook.score import Score, plain_gradient
 
-Method = Callable[[Score, Tensor], Tensor]
+Attribute = Callable[[Score, Tensor], Tensor]
 Baseline = Tensor | Law
 Points = Float[Tensor, "batch features"]
 Gap = Float[Tensor, " batch"]
@@ -71,7 +71,7 @@ def relative_completeness_gap(
 
 
 def implementation_gap(
-    method: Method, one: Score, other: Score, inputs: Float[Tensor, "batch *features"]
+    method: Attribute, one: Score, other: Score, inputs: Float[Tensor, "batch *features"]
 ) -> Float[Tensor, " batch"]:
     """The largest difference between the attributions of two models that are equal as functions.
 

@@ -26,12 +26,19 @@ from attribook.calls import (
     Site,
     swap,
 )
+from attribook.numerics import derivative as slope_at
+from attribook.numerics import over, refuse_not_finite, shortest_step
 from attribook.score import (
     Score,
     check_finite,
     check_inputs,
     differentiable,
     grad_of,
+)
+
+NOT_FINITE = (
+    "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
+    " move the input or the baseline off that point"
 )
 
 
@@ -92,7 +99,8 @@ def _differentiate(score, inputs, chain, baseline) -> tuple[Tensor, Counter[str]
             outputs = score.model(rows)
         chain.refuse_unseen(outputs, score)
         gradient = grad_of(score.select(outputs[: len(inputs)]), leaf)[: len(inputs)]
-    return finite(gradient), chain.counts
+    refuse_not_finite(gradient, NOT_FINITE)
+    return gradient, chain.counts
 
 
 # Rules for nonlinearities: Site -> how a gradient passes from y back to z.
@@ -100,7 +108,7 @@ def _differentiate(score, inputs, chain, baseline) -> tuple[Tensor, Counter[str]
 
 def derivative(site: Site) -> Pull:
     """The ordinary derivative, g = f'(z)."""
-    slope = _slope(site.f, site.z)
+    slope = slope_at(site.f, site.z)
     return lambda grad: grad * slope
 
 
@@ -121,7 +129,7 @@ def ratio(epsilon: float = 1e-9) -> Callable[[Site], Pull]:
             raise ValueError("f(z)/z has no value at z = 0 where f(0) != 0; use epsilon > 0")
         slope = site.y / site.z.masked_fill(at_zero, 1)
         if at_zero.any():
-            slope = torch.where(at_zero, _slope(site.f, site.z), slope)
+            slope = torch.where(at_zero, slope_at(site.f, site.z), slope)
         return lambda grad: grad * slope
 
     return rule
@@ -130,22 +138,22 @@ def ratio(epsilon: float = 1e-9) -> Callable[[Site], Pull]:
 def rescale(site: Site) -> Pull:
     """The average slope from the reference, g = (f(z) - f(z0)) / (z - z0). [gradient, Prop. 2]
 
-    Where the two meet (closer than 1e-12 in float64, 1e-4 below), the derivative half-way between.
+    Where the two meet (closer than `numerics.shortest_step`), the derivative half-way between.
     """
     z, z0 = _with_reference(site)
     difference = z - z0
     slope = (site.y - site.y0).div_(difference)
-    close = 1e-12 if z.dtype == torch.float64 else 1e-4
+    close = shortest_step(z.dtype)
     nearest = difference.abs_().amin(-1)  # line by line: searching every entry would cost the most
     lines = (nearest < close).nonzero(as_tuple=True) if site.by_entry and z.dim() > 1 else ...
-    meet = _slope(site.f, (z[lines] + z0.expand_as(z)[lines]) / 2)
+    meet = slope_at(site.f, (z[lines] + z0.expand_as(z)[lines]) / 2)
     slope[lines] = torch.where(difference[lines] < close, meet, slope[lines])
     return lambda grad: grad * slope
 
 
 def guided(site: Site) -> Pull:
     """The derivative, for the positive part of what arrives. (Guided back-propagation)"""
-    slope = _slope(site.f, site.z)
+    slope = slope_at(site.f, site.z)
     return lambda grad: grad.clamp(min=0) * slope
 
 
@@ -208,8 +216,7 @@ def cross_max(call: MaxPool) -> Tensor:
     y0, at0 = y0.expand_as(y), at0.expand_as(at)
     top = torch.maximum(y, y0)
     difference = z - z0
-    same = difference == 0
-    inverse = (1 / difference.masked_fill(same, 1)).masked_fill(same, 0)
+    inverse = over(1, difference)
 
     def pull(grad: Tensor) -> Tensor:
         shares = call.scatter(grad * (top - y0), at) + call.scatter(grad * (y - top), at0)
@@ -247,25 +254,3 @@ def _with_reference(site: Site) -> tuple[Tensor, Tensor]:
     if site.z0 is None:
         raise ValueError("this rule compares with a reference; pass baseline=")
     return site.z, site.z0
-
-
-def finite(gradient: Tensor) -> Tensor:
-    """The gradient itself; raises where it is not finite."""
-    if not torch.isfinite(gradient).all():
-        raise ValueError(
-            "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
-            " move the input or the baseline off that point"
-        )
-    return gradient
-
-
-def over(y: Tensor, total: Tensor) -> Tensor:
-    """y / total, and 0 where the total is 0."""
-    zero = total.detach() == 0
-    return (y / total.detach().masked_fill(zero, 1)).masked_fill(zero, 0)
-
-
-def _slope(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return torch.autograd.grad(f(z).sum(), z)[0]

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attribook.numerics import at_once
 from attribook.score import Score, check_inputs
 
-ELEMENTS_A_PASS = 2**21  # input numbers in one forward pass
 MOST_PLAYERS = 16
 PLAYERS_A_ROW = 4  # in a table of points
 
@@ -84,7 +84,7 @@ class MaskedGame:
         return (values / sizes)[:, self.groups]
 
     def _at_once(self) -> int:
-        return max(1, ELEMENTS_A_PASS // self.inputs.numel())
+        return at_once(self.inputs.numel())
 
     @torch.no_grad()
     def _scores(self, points: Float[Tensor, "points batch *features"]) -> Tensor:
@@ -100,7 +100,7 @@ class MaskedGame:
     def _rows_pay(self, n_coalitions: int) -> bool:
         """Whether the table of `_sums_of_rows` is small, and read more often than written."""
         rows = 2**PLAYERS_A_ROW * math.ceil(self.n_players / PLAYERS_A_ROW)
-        return rows * self.inputs.numel() <= ELEMENTS_A_PASS and 2 * rows < n_coalitions
+        return rows <= self._at_once() and 2 * rows < n_coalitions
 
     def _sums_of_rows(self) -> Callable[[Tensor], Tensor]:
         """The same points as `_by_masks`, by sums of rows of a table.

@@ -6,19 +6,20 @@ Maps have shape (batch, height, width), attributions summed over channels; an un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from attribook.coalitions import MaskedGame, random_coalitions
+from attribook.numerics import refuse_not_finite
+from attribook.paths import check_mask
 
 Maps = Float[Tensor, "batch height width"]
+UNUSABLE = "hold {bad} values that are not finite; no number can judge them"
 PerMap = Float[Tensor, " batch"]
 
 
@@ -80,6 +81,15 @@ def coherence(maps: Maps) -> PerMap:
     return maps.sum((1, 2)) / maps.abs().sum((1, 2))
 
 
+def inside_outside(
+    attributions: Float[Tensor, "batch *features"], mask: Bool[Tensor, "..."]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The sums of the attributions inside the mask and outside of it, over all channels."""
+    mask = check_mask(mask, attributions)
+    inside = torch.where(mask, attributions, 0).flatten(1).sum(1)
+    return inside, attributions.flatten(1).sum(1) - inside
+
+
 def box_gain(maps: Maps, masks: Bool[Tensor, "batch height width"]) -> PerMap:
     """Share of the positive mass inside the mask over the mask's share of the area; 1 is chance."""
     positive = maps.clamp(min=0)
@@ -97,7 +107,7 @@ def box_overlap(
     for the last places of M, the expectation over random orders of them.
     """
     strength = maps.flatten(1).unflatten(1, (-1, masks[0].numel())).double().sum(1).abs()
-    _refuse_non_finite(strength, "maps")
+    refuse_not_finite(strength, f"maps {UNUSABLE}")
     inside = masks.flatten(1)
     size = inside.sum(1, keepdim=True)
     if not size.all():
@@ -112,7 +122,7 @@ def box_overlap(
 def square_masks(
     size: int = 28, sides: Iterable[int] = range(1, 11)
 ) -> Bool[Tensor, "masks size size"]:
-    """All squares of these sides inside an image of `size` x `size` pixels; True = in the square."""
+    """All masks that remove a square of these sides from `size` x `size` pixels; True = kept."""
     place = torch.arange(size)
     squares = []
     for side in sides:
@@ -123,39 +133,39 @@ def square_masks(
         first = torch.arange(size - side + 1)[:, None]
         strips = (first <= place) & (place < first + side)  # (places, size)
         squares.append((strips[:, None, :, None] & strips[:, None]).flatten(0, 1))
-    return torch.cat(squares)
+    return ~torch.cat(squares)
 
 
 def removal_drops(
-    game: MaskedGame, removed: Bool[Tensor, "masks height width"]
+    game: MaskedGame, kept: Bool[Tensor, "masks height width"]
 ) -> Float[Tensor, "batch masks"]:
-    """f(x) - f(x with these pixels at the baseline): what the attributions of a game should tell.
+    """f(x) - f(x where only these pixels are kept): what the attributions of a game should tell.
 
     One forward row a mask, for all methods together.
     """
-    kept = ~removed[:, None]  # (masks, 1, height, width)
+    kept = kept[:, None]  # (masks, 1, height, width)
     return game.masked(torch.ones_like(kept[:1])) - game.masked(kept)
 
 
 Drops = Float[Tensor, "*methods batch masks"]  # in double precision
 
 
-def literal_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
-    """p'a with p = x in the mask and 0 outside, as printed: made for gradients, not contributions."""
-    return mask_sums(inputs.double() * attributions, inputs, removed, drops)
+def literal_sums(attributions: Tensor, inputs: Tensor, kept: Tensor, drops: Tensor) -> Drops:
+    """p'a with p = x where the mask removes, else 0, as printed: for gradients, not contributions."""
+    return mask_sums(inputs.double() * attributions, inputs, kept, drops)
 
 
-def mask_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
-    """The attributions summed over each mask; contributions hold the factor x already."""
-    masks = removed.flatten(1).double()
+def mask_sums(attributions: Tensor, inputs: Tensor, kept: Tensor, drops: Tensor) -> Drops:
+    """The attributions summed over what each mask removes; contributions hold the factor x already."""
+    masks = (~kept).flatten(1).double()
     batch = attributions.dim() - inputs.dim()
     pixels = attributions.double().flatten(batch + 1).unflatten(-1, (-1, masks.shape[1])).sum(-2)
     return pixels @ masks.T
 
 
-def scaled_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Tensor) -> Drops:
+def scaled_sums(attributions: Tensor, inputs: Tensor, kept: Tensor, drops: Tensor) -> Drops:
     """`mask_sums` times the factor of each map that fits the drops best, of either sign."""
-    sums = mask_sums(attributions, inputs, removed, drops)
+    sums = mask_sums(attributions, inputs, kept, drops)
     square = sums.square().sum(-1, keepdim=True)
     return sums * (sums * drops).sum(-1, keepdim=True) / square.where(square > 0, 1)
 
@@ -163,7 +173,7 @@ def scaled_sums(attributions: Tensor, inputs: Tensor, removed: Tensor, drops: Te
 def infidelity(
     attributions: Float[Tensor, "*methods_batch_features"],
     inputs: Float[Tensor, "batch *features"],
-    removed: Bool[Tensor, "masks height width"],
+    kept: Bool[Tensor, "masks height width"],
     drops: Float[Tensor, "batch _"],
     predicted: Callable[[Tensor, Tensor, Tensor, Tensor], Drops] = scaled_sums,
 ) -> Float[Tensor, "*methods batch"]:
@@ -177,13 +187,13 @@ def infidelity(
         raise ValueError(
             f"attributions {tuple(attributions.shape)} must end like inputs {tuple(inputs.shape)}"
         )
-    if drops.shape != (len(inputs), len(removed)):
+    if drops.shape != (len(inputs), len(kept)):
         raise ValueError(
-            f"drops {tuple(drops.shape)} must be (batch, masks) = {(len(inputs), len(removed))}"
+            f"drops {tuple(drops.shape)} must be (batch, masks) = {(len(inputs), len(kept))}"
         )
-    _refuse_non_finite(attributions, "attributions")
-    _refuse_non_finite(drops, "drops")
-    told = predicted(attributions, inputs, removed, drops.double())
+    refuse_not_finite(attributions, f"attributions {UNUSABLE}")
+    refuse_not_finite(drops, f"drops {UNUSABLE}")
+    told = predicted(attributions, inputs, kept, drops.double())
     return (told - drops).square().mean(-1)
 
 
@@ -216,42 +226,5 @@ def occlusion_focus(
     return Focus(hit, chance, (hit - chance) / open_room)
 
 
-@dataclass
-class Passes:
-    """What went through a model: calls and rows forward, rows backward."""
-
-    forward_calls: int = 0
-    forward_rows: int = 0
-    backward_calls: int = 0
-    backward_rows: int = 0
-
-
-@contextmanager
-def count_passes(model: nn.Module) -> Iterator[Passes]:
-    """Counts the passes made through the model inside the block; leaves no hook behind."""
-    passes = Passes()
-
-    def backward(grad: Tensor) -> None:
-        passes.backward_calls += 1
-        passes.backward_rows += len(grad)
-
-    def forward(module: nn.Module, args: tuple, output: Tensor) -> None:
-        passes.forward_calls += 1
-        passes.forward_rows += len(output)
-        if output.requires_grad:
-            output.register_hook(backward)
-
-    handle = model.register_forward_hook(forward)
-    try:
-        yield passes
-    finally:
-        handle.remove()
-
-
 def _neighbour_products(maps: Maps) -> tuple[Tensor, Tensor]:
     return maps[:, :, 1:] * maps[:, :, :-1], maps[:, 1:] * maps[:, :-1]
-
-
-def _refuse_non_finite(values: Tensor, what: str) -> None:
-    if bad := int((~values.isfinite()).sum()):
-        raise ValueError(f"{what} hold {bad} values that are not finite; no number can judge them")

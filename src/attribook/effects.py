@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from attribook.numerics import at_once
 from attribook.score import Score, check_inputs, plain_gradient
 
 MOST_NUMBERS = 50_000_000  # in one table of degrees or of products
 MOST_HESSIAN_NUMBERS = 2**28  # 2 GiB in double precision
-ROWS_AT_ONCE = 4096  # of a batch repeated for many directions
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,7 @@ def second_order(
 
     gradient = plain_gradient(score, baseline)  # refuses black boxes, too
     unit = torch.eye(n, dtype=baseline.dtype, device=baseline.device)
-    at_once = max(1, ROWS_AT_ONCE // batch)
-    hessian = vmap(column, out_dims=2, chunk_size=at_once)(unit)
+    hessian = vmap(column, out_dims=2, chunk_size=at_once(baseline.numel()))(unit)
     return gradient.flatten(1), (hessian + hessian.mT).detach() / 2
 
 

@@ -7,6 +7,7 @@ same shape, signed and unscaled. `baseline=None` means zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,9 @@ from attribook.coalitions import (
     sampled_shapley_values,
     shapley_values,
 )
+from attribook.numerics import at_once
 from attribook.parts import reveal_cancel
-from attribook.paths import ELEMENTS_A_PASS, path_integral, straight
+from attribook.paths import path_integral, straight
 from attribook.score import Score, check_inputs, plain_gradient
 
 Inputs = Float[Tensor, "batch *features"]
@@ -194,8 +196,7 @@ def deep_shap(
     """
     inputs, _ = check_inputs(inputs)
     total = torch.zeros_like(inputs)
-    at_once = max(1, ELEMENTS_A_PASS // inputs.numel())
-    for part in baselines.split(at_once):
+    for part in baselines.split(at_once(inputs.numel())):
         repeated = inputs.repeat(len(part), *[1] * (inputs.dim() - 1))  # (part * batch, *features)
         multipliers = modified_gradient(
             score,
@@ -234,10 +235,12 @@ def expected_gradients(
     [integrated, Sec. 5] n_baselines * n_steps forward and backward passes. Baselines with unequal
     probabilities: `expected(integrated_gradients)` with a `Law`.
     """
-    k, ones = len(baselines), [1] * (inputs.dim() - 1)
-    starts = baselines.repeat_interleave(len(inputs), 0)
-    ig = integrated_gradients(score, inputs.repeat(k, *ones), starts, n_steps)
-    return ig.unflatten(0, (k, len(inputs))).mean(0)
+    ones, total = [1] * (inputs.dim() - 1), 0
+    for some in baselines.split(at_once(inputs.numel() * n_steps)):
+        starts = some.repeat_interleave(len(inputs), 0)
+        ig = integrated_gradients(score, inputs.repeat(len(some), *ones), starts, n_steps)
+        total = total + ig.unflatten(0, (len(some), len(inputs))).sum(0)
+    return total / len(baselines)
 
 
 def expected(method: Callable[[Score, Tensor, Tensor], Tensor]) -> Callable:
@@ -336,14 +339,78 @@ def shapley(
 
 def _drops(game: MaskedGame) -> Float[Tensor, "batch players"]:
     """The score's drop without each player."""
-    values = game(torch.cat([torch.zeros(1, game.n_players), torch.eye(game.n_players)]) == 0)
-    return values[:, :1] - values[:, 1:]
+    players = torch.arange(game.n_players)
+    whole = game(torch.ones(1, game.n_players, dtype=torch.bool))
+    parts = players.split(at_once(max(game.n_players, game.inputs.numel())))
+    return whole - torch.cat([game(players != some[:, None]) for some in parts], 1)
 
 
-METHODS: dict[str, Callable[[Score, Tensor], Tensor]] = {
-    "Sensitivity analysis": sensitivity,
-    "Gradient * Input": gradient_x_input,
-    "epsilon-LRP": lrp_epsilon,
-    "DeepLIFT (Rescale)": deeplift_rescale,
-    "Integrated Gradients": integrated_gradients,
+class Method(NamedTuple):
+    """A row of the table of methods."""
+
+    function: Callable[..., Tensor]  # (score, inputs, ...) -> attributions
+    needs: frozenset[str]
+    keeps: frozenset[str]
+    source: str
+
+
+def _method(function: Callable, needs: str, keeps: str, source: str) -> Method:
+    return Method(function, frozenset(needs.split()), frozenset(keeps.split()), source)
+
+
+# needs: gradient (a differentiable score), calls (a model whose nonlinearities can be seen), and the
+# arguments that have no default. keeps: completeness (attributions add up to the change of the
+# score from the baseline, or from the mean over baselines), implementation (invariance: functions
+# that are equal have equal attributions).
+METHODS: dict[str, Method] = {
+    "Gradient": _method(gradient, "gradient", "implementation", "gradient, Eq. 4"),
+    "Sensitivity analysis": _method(sensitivity, "gradient", "implementation", "gradient, Eq. 11"),
+    "Gradient * Input": _method(gradient_x_input, "gradient", "implementation", "gradient, Eq. 12"),
+    "SmoothGrad": _method(
+        smooth_grad, "gradient generator", "implementation", "Smilkov et al. 2017"
+    ),
+    "Guided back-propagation": _method(
+        guided_backprop, "gradient calls", "", "Springenberg et al. 2015"
+    ),
+    "Grad-CAM": _method(grad_cam, "gradient layer", "", "Selvaraju et al. 2017"),
+    "epsilon-LRP": _method(lrp_epsilon, "gradient calls", "", "gradient, Prop. 1"),
+    "alpha-beta-LRP": _method(lrp_alpha_beta, "gradient calls", "", "gradient, Sec. 4.3"),
+    "DeepLIFT (Rescale)": _method(
+        deeplift_rescale, "gradient calls", "completeness", "gradient, Prop. 2"
+    ),
+    "DeepLIFT (RevealCancel)": _method(
+        deeplift_reveal_cancel, "gradient calls", "completeness", "gradient, Sec. 4.3"
+    ),
+    "Deep SHAP": _method(
+        deep_shap, "gradient calls baselines", "completeness", "Lundberg & Lee 2017"
+    ),
+    "Integrated Gradients": _method(
+        integrated_gradients,
+        "gradient",
+        "completeness implementation",
+        "gradient, Eq. 19",
+    ),
+    "Expected Gradients": _method(
+        expected_gradients,
+        "gradient baselines",
+        "completeness implementation",
+        "integrated, Sec. 5",
+    ),
+    "Occlusion": _method(occlusion, "", "implementation", "gradient, Sec. 4.3"),
+    "Occlusion by patches": _method(occlusion_patch, "groups", "implementation", "taylor, Eq. 18"),
+    "Prediction difference": _method(
+        prediction_difference, "baselines", "implementation", "Zintgraf et al. 2017"
+    ),
+    "Shapley values": _method(shapley, "", "completeness implementation", "gradient, Sec. 4.3"),
+}
+
+TABLE_1 = {
+    name: METHODS[name].function
+    for name in (
+        "Sensitivity analysis",
+        "Gradient * Input",
+        "epsilon-LRP",
+        "DeepLIFT (Rescale)",
+        "Integrated Gradients",
+    )
 }  # the five rows of [gradient, Table 1], in its order

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attribook.numerics import at_once
 from attribook.paths import (
-    ELEMENTS_A_PASS,
     Rule,
     check_mask,
     gauss_legendre,
@@ -34,7 +34,6 @@ Differences = tuple[Tensor | None, Tensor, Tensor]
 Step = Callable[[Tensor, int], Differences]
 
 MOST_FLOWS = 5_000_000
-NODES_A_PASS = 16
 
 
 def conductance(
@@ -84,8 +83,8 @@ def conductance_by_differences(
     before, after, factor = (step or unit_step)(difference * mask, n_steps)
     with torch.no_grad():
         total = torch.zeros_like(head(inputs.clone()), dtype=torch.float64)
-    at_once = max(1, ELEMENTS_A_PASS // max(inputs.numel(), total.numel()))
-    for t in torch.from_numpy(right(n_steps)[0]).to(inputs).split(at_once):
+    together = at_once(max(inputs.numel(), total.numel()))
+    for t in torch.from_numpy(right(n_steps)[0]).to(inputs).split(together):
         points = baseline + t.view(-1, *[1] * inputs.dim()) * difference
         with torch.no_grad():
             ahead = head((points + after).flatten(0, 1))
@@ -179,7 +178,7 @@ def passage(
     patches = patches.view(len(patches), *missing, *patches.shape[1:])
     path = image(head, straight(inputs.expand(len(patches), *inputs.shape[1:]), baseline), patches)
     t, weights = map(torch.from_numpy, (rule or gauss_legendre)(n_steps))
-    pieces = [path.at(some) for some in t.split(max(1, ELEMENTS_A_PASS // path.numbers))]
+    pieces = [path.at(some) for some in t.split(at_once(path.numbers))]
     nodes = torch.cat([points[:, 0] for points, _ in pieces])
     moves = torch.cat([velocities for _, velocities in pieces])  # (nodes, patches, *neurons)
     return Passage(nodes, moves.transpose(0, 1), weights.to(inputs.device))
@@ -192,16 +191,7 @@ def patch_attributions(tail: Score, passage: Passage) -> Float[Tensor, "patches 
     of the whole network, or of the pruned one where the tail is pruned. Costs one forward and
     backward pass of the tail a node, for all patches together.
     """
-    rows = passage.nodes.split(NODES_A_PASS)
+    rows = passage.nodes.split(at_once(passage.nodes[0].numel()))
     gradient = torch.cat([plain_gradient(tail, some) for some in rows])
     terms = (gradient * passage.moves).to(torch.float64)
     return torch.einsum("k,sk...->s...", passage.weights, terms).to(gradient)
-
-
-def inside_outside(
-    attributions: Inputs, mask: Patch
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """The sums of the attributions inside the mask and outside of it, over all channels."""
-    mask = check_mask(mask, attributions)
-    inside = torch.where(mask, attributions, 0).flatten(1).sum(1)
-    return inside, attributions.flatten(1).sum(1) - inside

@@ -19,7 +19,8 @@ from attribook.calls import (
     MaxPool,
     swap,
 )
-from attribook.chain import finite, over
+from attribook.chain import NOT_FINITE
+from attribook.numerics import over, refuse_not_finite
 from attribook.score import (
     Score,
     check_inputs,
@@ -53,7 +54,8 @@ def reveal_cancel(
             outputs = score.model(watched)
         chain.refuse_unseen(outputs, score)
         above, below, _ = outputs.chunk(3)
-        gradient = finite(grad_of(score.select(above) + score.select(below), leaf))
+        gradient = grad_of(score.select(above) + score.select(below), leaf)
+    refuse_not_finite(gradient, NOT_FINITE)
     above, below, _ = (rows * gradient).chunk(3)
     return above + below
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from attribook.numerics import refuse_not_finite
 
 
 class Score:
@@ -30,6 +33,7 @@ class Score:
         self.model = model
         self.target = target
         self.output = output
+        self._parts = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
         self.outputs_are_fixed()
 
     def __call__(self, inputs: Float[Tensor, "rows *features"]) -> Float[Tensor, " rows"]:
@@ -39,8 +43,7 @@ class Score:
 
     def outputs_are_fixed(self) -> None:
         """Raise if a part of the model is in training mode."""
-        modules = self.model.named_modules() if isinstance(self.model, nn.Module) else ()
-        for name, module in modules:
+        for name, module in self._parts.items():
             if module.training:
                 raise ValueError(
                     f"{name or 'the model'} is in training mode, where outputs depend on the batch or"
@@ -120,6 +123,38 @@ def grad_of(values: Tensor, leaf: Tensor) -> Tensor:
     return gradient
 
 
+@dataclass
+class Passes:
+    """What went through a model: calls and rows forward, rows backward."""
+
+    forward_calls: int = 0
+    forward_rows: int = 0
+    backward_calls: int = 0
+    backward_rows: int = 0
+
+
+@contextmanager
+def count_passes(model: nn.Module) -> Iterator[Passes]:
+    """Counts the passes made through the model inside the block; leaves no hook behind."""
+    passes = Passes()
+
+    def backward(grad: Tensor) -> None:
+        passes.backward_calls += 1
+        passes.backward_rows += len(grad)
+
+    def forward(module: nn.Module, args: tuple, output: Tensor) -> None:
+        passes.forward_calls += 1
+        passes.forward_rows += len(output)
+        if output.requires_grad:
+            output.register_hook(backward)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
 def check_inputs(inputs: Tensor, baseline: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Inputs and baseline, found usable and cut from any graph; zeros of one row for None."""
     check_finite(inputs, "inputs")
@@ -144,8 +179,9 @@ def check_finite(tensor: Tensor, what: str) -> None:
             f"{what} must have shape (batch, *features) with batch >= 1, got {tuple(tensor.shape)};"
             " add a batch dimension with x[None]"
         )
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"{what} must be finite, got NaN or infinity; attributions would be, too")
+    refuse_not_finite(
+        tensor, f"{what} must be finite, got NaN or infinity; attributions would be, too"
+    )
 
 
 def _split(stages: nn.Sequential, path: list[str], layer: str):

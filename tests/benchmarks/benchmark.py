@@ -38,9 +38,10 @@ from attribook import methods
 from attribook.coalitions import MaskedGame, all_coalitions, dividends
 from attribook.criteria import correlation
 from attribook.neurons import conductance
+from attribook.numerics import at_once
+from attribook.papers.architectures import stages
 from attribook.papers.data import fashion_mnist, mnist5k, photos20
-from attribook.papers.networks import load_model, resolve_device, stages
-from attribook.paths import ELEMENTS_A_PASS
+from attribook.papers.networks import load_model, resolve_device
 from attribook.score import Score
 
 RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
@@ -100,11 +101,11 @@ def cases(at: Setting) -> list[Case]:
     greys = torch.linspace(0, 0.3, k, device=x.device).view(-1, *[1] * (x.dim() - 1))
     many = greys.expand(k, *x.shape[1:]).contiguous()
     lrp = _captum_lrp(at.model)
-    at_once = max(1, ELEMENTS_A_PASS // x.numel()) * batch
+    together = at_once(x.numel()) * batch
 
     def captum_ig() -> Tensor:
         found = IntegratedGradients(at.model)
-        return found.attribute(x, one, 0, n_steps=n, internal_batch_size=at_once)
+        return found.attribute(x, one, 0, n_steps=n, internal_batch_size=together)
 
     def captum_ablation() -> Tensor:
         found = FeatureAblation(at.model)
@@ -237,7 +238,7 @@ def bare(at: Setting, case: Case) -> Callable[[], None]:
     """Exactly the passes of `case`, on prepared rows, in the batch sizes the library uses."""
     x = at.inputs
     rows = x.repeat(-(-case.rows // len(x)), *[1] * (x.dim() - 1))[: case.rows].contiguous()
-    chunks = rows.split(max(1, ELEMENTS_A_PASS // x.numel()) * len(x))
+    chunks = rows.split(at_once(x.numel()) * len(x))
     if case.rows <= len(x) + 1:
         chunks = [rows]
 

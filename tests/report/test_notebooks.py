@@ -1,5 +1,7 @@
 """The notebooks keep the house style that a reader relies on."""
 
+import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -44,6 +46,31 @@ def test_the_first_code_cell_imports_and_the_second_sets_the_parameters(cells):
     first, second = code_of(cells)[:2]
     assert re.match(r"(import|from) ", first.source)
     assert second.metadata["tags"] == ["parameters"]
+
+
+def test_every_name_of_the_package_that_is_used_is_there(cells):
+    tree, modules, uses = ast.parse("\n".join(cell.source for cell in code_of(cells))), {}, 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("attribook"):
+            for name in node.names:
+                path = f"{node.module}.{name.name}"
+                if is_module(path):
+                    modules[name.asname or name.name] = importlib.import_module(path)
+                else:
+                    assert hasattr(importlib.import_module(node.module), name.name), path
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if module := modules.get(node.value.id):
+                uses += 1
+                assert hasattr(module, node.attr), ast.unparse(node)
+    assert not modules or uses
+
+
+def is_module(path):
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError:  # its parent is a module, not a package
+        return False
 
 
 def test_the_title_asks_a_question(cells):
@@ -97,7 +124,7 @@ def test_references_are_light_and_made_on_a_cpu_from_the_default_parameters(sour
     assert source.with_suffix(".ipynb").stat().st_size < MOST_BYTES
     parameters = reference.metadata.attribook.parameters
     assert (parameters.device, parameters.scale, parameters.seed) == ("cpu", "default", 0)
-    assert parameters.model == reference.metadata.attribook.papers.networks[0]
+    assert parameters.model == reference.metadata.attribook.models[0]
 
 
 def test_numbers_in_prose_name_claims_the_notebook_or_the_book_records(cells):

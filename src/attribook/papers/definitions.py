@@ -17,9 +17,10 @@ import torch
 from scipy.special import expit, ndtr
 from torch import nn
 
-from attribook.papers.functions.toys import Residual
+from attribook.papers.architectures import Residual, written_out
 
 Vector = np.ndarray
+DOUBLE = torch.zeros((), dtype=torch.float64)
 Point = np.ndarray | torch.Tensor | Sequence[float]  # one sample, in any shape
 
 
@@ -243,20 +244,12 @@ def append(graph: Graph, module: nn.Module, parent: int, shape: tuple[int, ...])
     elif type(module) in ELEMENTWISE:
         graph.append(Elementwise((parent,), *ELEMENTWISE[type(module)](module)))
     elif isinstance(module, POOLS):  # a unit at 1 among zeros wins every window it lies in
-        graph.append(MaxPool((parent,), affine_map(module, shape)[0] > 0))
+        graph.append(MaxPool((parent,), written_out(module, shape, DOUBLE)[0].numpy() > 0))
     else:
-        matrix, bias = affine_map(module, shape)
+        matrix, bias = (part.numpy() for part in written_out(module, shape, DOUBLE))
         check_affine(module, shape, matrix, bias)
         graph.append(Affine((parent,), (matrix,), bias))
     return len(graph)
-
-
-def affine_map(module: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, Vector]:
-    """(out, in) matrix and (out,) bias of an affine torch layer."""
-    size = math.prod(shape)
-    bias = module(torch.zeros(1, *shape, dtype=torch.float64)).flatten().numpy()
-    columns = module(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).flatten(1).numpy()
-    return (columns - bias).T, bias
 
 
 def check_affine(module: nn.Module, shape: tuple[int, ...], matrix, bias) -> None:

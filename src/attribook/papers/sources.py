@@ -92,7 +92,7 @@ def read(name: str) -> list[bytes]:
 def read_packaged(file: str) -> bytes:
     """Contents of a data file that this package carries itself."""
     content = _packaged(file).read_bytes()
-    sys.audit(READ, file, _digest([content]))
+    sys.audit(READ, file, sha256_of([content]))
     return content
 
 
@@ -102,7 +102,7 @@ def digest_of(name: str) -> str:
         return SOURCES[name].sha256
     if not _packaged(name).is_file():
         raise ValueError(f'no data set or checkpoint "{name}"; there are {", ".join(SOURCES)}')
-    return _digest([_packaged(name).read_bytes()])
+    return sha256_of([_packaged(name).read_bytes()])
 
 
 def fetch(name: str) -> list[Path]:
@@ -117,7 +117,7 @@ def fetch(name: str) -> list[Path]:
         with TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
             try:
                 folder = fetcher(Path(scratch))
-                found = _digest(map(_content, _in_folder(source, folder)))
+                found = sha256_of(map(_content, _in_folder(source, folder)))
                 if found != source.sha256:
                     raise ValueError(f"sha256 expected {source.sha256}, found {found}")
             except (OSError, ValueError, subprocess.CalledProcessError) as error:
@@ -139,6 +139,14 @@ def inventory() -> list[Row]:
 def cache_folder() -> Path:
     """Where what the project makes or was given is kept: $ATTRIBOOK_CACHE or ~/.cache/attribook."""
     return Path(os.environ.get("ATTRIBOOK_CACHE") or Path.home() / ".cache" / "attribook")
+
+
+def sha256_of(contents: Iterable[bytes]) -> str:
+    """The sha256 of what these contents are together, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def from_debian(distribution: str, folder: str, scratch: Path) -> Path:
@@ -211,7 +219,7 @@ def _content(path: Path) -> bytes:
 
 def _verify(name: str, paths: list[Path], contents: Iterable[bytes]) -> None:
     source = SOURCES[name]
-    found = _digest(contents)
+    found = sha256_of(contents)
     if found == source.sha256:
         return
     state = f"altered, in {paths[0].parent}" if paths else "missing"
@@ -230,16 +238,9 @@ def _ways(name: str) -> list[str]:
     return [f"  {way}" for way in (*source.ways, copy)]
 
 
-def _digest(contents: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()
-
-
 def _row(name: str) -> Row:
     paths = _find(name)
-    intact = bool(paths) and _digest(map(_content, paths)) == SOURCES[name].sha256
+    intact = bool(paths) and sha256_of(map(_content, paths)) == SOURCES[name].sha256
     size = sum(path.stat().st_size for path in paths)
     if not intact:
         state = f"altered: {paths[0].parent}; " if paths else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from attribook.papers.sources import sha256_of
 
 State = dict[str, Tensor]
 
@@ -67,11 +68,11 @@ def stored_digest(path: Path) -> str:
 
 def digest(state: State) -> str:
     """The sha256 of tensors: their names and bytes, in order of name."""
-    sha256 = hashlib.sha256()
-    for key in sorted(state):
-        sha256.update(key.encode())
-        sha256.update(state[key].contiguous().cpu().numpy().tobytes())
-    return sha256.hexdigest()
+    return sha256_of(part for key in sorted(state) for part in _bytes(key, state[key]))
+
+
+def _bytes(key: str, tensor: Tensor) -> tuple[bytes, bytes]:
+    return key.encode(), tensor.contiguous().cpu().numpy().tobytes()
 
 
 def shapes(state: State) -> dict[str, str]:

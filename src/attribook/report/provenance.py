@@ -8,12 +8,13 @@ or versions did.
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from nbformat import NotebookNode
+
+from attribook.papers.sources import sha256_of
 
 PACKAGE = "attribook"
 LIBRARY = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ DECIDING_VERSIONS = ("torch", "numpy", "scipy")
 
 def digest(text: str) -> str:
     """The first twelve hexadecimal digits of a text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return sha256_of([text.encode()])[:12]
 
 
 def code_of(notebook: NotebookNode) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attribook.papers.sources import sha256_of
 from attribook.report import agreement, audit
 from attribook.report.claims import records_in
 from attribook.report.ledger import committed_rows, key_of
@@ -90,4 +90,4 @@ def _compared_with(records: Sequence[dict]) -> Callable[[Path], list[str]]:
 
 def _lot(text: str, run: Run) -> str:
     key = key_of({"notebook": run.notebook.slug, **run.parameters})
-    return hashlib.sha256((text + key).encode()).hexdigest()
+    return sha256_of([text.encode(), key.encode()])

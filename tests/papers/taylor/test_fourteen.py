@@ -8,6 +8,7 @@ from torch import nn
 
 from attribook.baselines import Law
 from attribook.effects import degrees
+from attribook.methods import METHODS
 from attribook.papers.definitions import as_graph, deeplift_layerwise, lrp_layerwise
 from attribook.papers.functions.toys import random_cnn, random_mlp
 from attribook.papers.taylor.fourteen import FOURTEEN, Setting
@@ -222,3 +223,15 @@ def test_a_missing_choice_is_named(example, name, field):
     _, score, inputs, _, _ = example
     with pytest.raises(ValueError, match=field):
         run(name, score, inputs, Setting())
+
+
+def test_each_row_is_a_method_of_the_table_and_takes_what_that_needs():
+    for name, row in FOURTEEN.items():
+        method = METHODS[row.method]
+        fields = {"layer": "layer", "baselines": "baselines", "groups": "patches"}
+        wanted = {fields[need] for need in method.needs & fields.keys()} - (
+            {"baselines"} if name == "Deep SHAP" else set()  # by modules: one baseline
+        )
+        for field in wanted:
+            with pytest.raises(ValueError, match=f"needs Setting\\({field}="):
+                row.run(Score(lambda x: x.sum(1)), torch.ones(1, 2), Setting())

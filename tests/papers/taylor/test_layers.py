@@ -17,7 +17,7 @@ from networks import ACTIVATIONS, assert_same_state, dense, lively, network, poi
 from torch import nn
 from torch.testing import assert_close
 
-from attribook import chain
+from attribook import chain, numerics
 from attribook.methods import (
     deeplift_rescale,
     deeplift_reveal_cancel,
@@ -206,7 +206,7 @@ def test_the_multiplier_is_relevance_over_change():
 def test_blocks_of_units_change_nothing(monkeypatch):
     layer, x, b = random_layer("tanh"), points((4,)), points((4,), seed=9)
     whole = [rule(layer, x, b, layer(x)) for rule, _ in RULES.values()]
-    monkeypatch.setattr(layers, "NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(numerics, "NUMBERS_A_PASS", 1)
     for found, (rule, _) in zip(whole, RULES.values(), strict=True):
         assert_close(found.received, rule(layer, x, b, layer(x)).received, rtol=0, atol=1e-14)
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attribook.papers.architectures import Residual
+
 Function = Callable[[Float[Tensor, "rows features"]], Float[Tensor, " rows"]]
 
 
@@ -61,17 +63,6 @@ def clipped_outside(x: Tensor) -> Tensor:
 def clipped_inside(x: Tensor) -> Tensor:
     """ReLU(ReLU(x1 - 1) - ReLU(x2)). (Sundararajan et al. 2017) Equals `clipped_outside`."""
     return F.relu(F.relu(x[:, 0] - 1) - F.relu(x[:, 1]))
-
-
-class Residual(nn.Module):
-    """x + body(x)."""
-
-    def __init__(self, body: nn.Module):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
 
 
 class Recurrent(nn.Module):

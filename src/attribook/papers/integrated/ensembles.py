@@ -29,10 +29,10 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array
 from torch import Tensor
 
+from attribook.axioms import FromBaseline
 from attribook.paths import Path, with_corners
 from attribook.score import Score
 
-Method = Callable[[Score, Tensor, Tensor], Tensor]
 MakePath = Callable[[Tensor, Tensor], Path]
 Table = Float[Tensor, "batch nodes nodes"]
 TOLERANCE = 1e-10  # of an edge weight below zero, and of the flow lost or gained at a node
@@ -165,7 +165,7 @@ def on_grid(make_path: MakePath, cells: int) -> MakePath:
     return path
 
 
-def recover(method: Method, cells: int) -> Recovered:
+def recover(method: FromBaseline, cells: int) -> Recovered:
     """The edge weights of `method(score, inputs, baseline)` on a grid of cells x cells.
 
     The weight of an edge along y_i is A_i of its probe. [integrated, Thm 2, made constructive]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attribook.axioms import (
+    FromBaseline,
     asi_gap,
     completeness_gap,
     dummy_gap,
@@ -44,12 +45,11 @@ from attribook.score import (
 Points = Float[Tensor, "batch features"]
 Baseline = Float[Tensor, "#batch features"]
 MakePath = Callable[[Tensor, Tensor], Path]  # inputs, baseline: a path function [Def. 2]
-Method = Callable[[Score, Tensor, Tensor], Tensor]
 
 N_STEPS = 64  # nodes a piece: tanh networks and power paths to 1e-10
 
 
-def path_method(make_path: MakePath, n_steps: int = N_STEPS) -> Method:
+def path_method(make_path: MakePath, n_steps: int = N_STEPS) -> FromBaseline:
     """The path method of a path function. [integrated, Def. 3]"""
 
     def method(score: Score, inputs: Points, baseline: Baseline) -> Points:
@@ -60,7 +60,7 @@ def path_method(make_path: MakePath, n_steps: int = N_STEPS) -> Method:
 
 def ensemble_method(
     weights: Sequence[float], make_paths: Sequence[MakePath], n_steps: int = N_STEPS
-) -> Method:
+) -> FromBaseline:
     """The ensemble of path methods with these weights. [integrated, Def. 5]"""
 
     def method(score: Score, inputs: Points, baseline: Baseline) -> Points:
@@ -217,7 +217,7 @@ def mixed_derivative(score: Score, points: Points) -> Float[Tensor, " batch"]:
     return second[:, 1]
 
 
-RIVALS: dict[str, Method] = {
+RIVALS: dict[str, FromBaseline] = {
     "Integrated Gradients": path_method(straight),
     "Shapley": shapley,
     "axis order": path_method(lambda x, x0: staircase(x, x0, range(x.shape[1]))),
@@ -250,7 +250,7 @@ class Trials(NamedTuple):
 
 
 def affine_gap(
-    method: Method, trials: Trials, feature: int, c: float, d: float
+    method: FromBaseline, trials: Trials, feature: int, c: float, d: float
 ) -> Float[Tensor, " batch"]:
     """The violation of affine scale invariance when one feature y becomes c y + d. [axiom 7]
 
@@ -264,7 +264,7 @@ def affine_gap(
     return asi_gap(method, trials.score, scale, shift, *points)
 
 
-def _sensitivity(method: Method, trials: Trials) -> Tensor:
+def _sensitivity(method: FromBaseline, trials: Trials) -> Tensor:
     score, _, inputs, baseline = trials
 
     def gap(i: int) -> Tensor:
@@ -275,22 +275,22 @@ def _sensitivity(method: Method, trials: Trials) -> Tensor:
     return _worst(gap(i) for i in range(inputs.shape[1]))
 
 
-def _completeness(method: Method, trials: Trials) -> Tensor:
+def _completeness(method: FromBaseline, trials: Trials) -> Tensor:
     score, _, inputs, baseline = trials
     return completeness_gap(method(score, inputs, baseline), score, inputs, baseline).abs()
 
 
-def _linearity(method: Method, trials: Trials) -> Tensor:
+def _linearity(method: FromBaseline, trials: Trials) -> Tensor:
     one, other, *points = trials
     return _worst(linearity_gap(method, one, other, a, b, *points) for a, b in ((1, 1), (2, -0.5)))
 
 
-def _dummy(method: Method, trials: Trials) -> Tensor:
+def _dummy(method: FromBaseline, trials: Trials) -> Tensor:
     score, _, *points = trials
     return _worst(dummy_gap(method, score, i, *points) for i in range(trials.inputs.shape[1]))
 
 
-def _symmetry(method: Method, trials: Trials) -> Tensor:
+def _symmetry(method: FromBaseline, trials: Trials) -> Tensor:
     score, _, *points = trials
 
     def gap(i: int, j: int) -> Tensor:
@@ -302,12 +302,12 @@ def _symmetry(method: Method, trials: Trials) -> Tensor:
     return _worst(gap(i, j) for i, j in combinations(range(trials.inputs.shape[1]), 2))
 
 
-def _affine(method: Method, trials: Trials) -> Tensor:
+def _affine(method: FromBaseline, trials: Trials) -> Tensor:
     features = range(trials.inputs.shape[1])
     return _worst(affine_gap(method, trials, i, c, d) for i in features for c, d in CHANGES)
 
 
-def _positivity(method: Method, trials: Trials) -> Tensor:
+def _positivity(method: FromBaseline, trials: Trials) -> Tensor:
     score, _, *points = trials
     return ndp_gap(method(score, *points))
 
@@ -316,7 +316,7 @@ def _worst(gaps: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(gaps)).amax(0)
 
 
-AXIOMS: dict[str, Callable[[Method, Trials], Tensor]] = {
+AXIOMS: dict[str, Callable[[FromBaseline, Trials], Tensor]] = {
     "sensitivity(a)": _sensitivity,
     "completeness": _completeness,
     "linearity": _linearity,
@@ -328,7 +328,7 @@ AXIOMS: dict[str, Callable[[Method, Trials], Tensor]] = {
 # axiom speaks of special points or functions the trials are made so; NDP needs rising functions.
 
 
-def three_axioms(method: Method, trials: Trials) -> Float[Tensor, "3 batch"]:
+def three_axioms(method: FromBaseline, trials: Trials) -> Float[Tensor, "3 batch"]:
     """The violations of completeness, linearity and dummy, by one call of the method.
 
     As the entries of `AXIOMS`, with one combination, 2 F - G / 2: for a method each of whose calls

@@ -63,9 +63,10 @@ class Setting:
 Run = Callable[[Score, Tensor, Setting], Tensor]
 
 
-class Method(NamedTuple):
+class Row(NamedTuple):
     """One row of Table IV."""
 
+    method: str  # its name in `methods.METHODS`, which tells what it needs and keeps
     run: Run
     theorem: int
     explains: str  # "tangent" or "pooled" model: first order only; "series": all effects at b
@@ -88,99 +89,113 @@ def _expected_gradients(score: Score, inputs: Tensor, s: Setting) -> Tensor:
     return average(score, inputs, s.needs("baselines"))
 
 
-FOURTEEN: dict[str, Method] = {
-    "Grad x Input": Method(
+FOURTEEN: dict[str, Row] = {
+    "Grad x Input": Row(
+        "Gradient * Input",
         lambda f, x, s: gradient_x_input(f, x),
         theorem=2,
         explains="tangent",
         scope="network",
         sharing=_always(to.first_order),
     ),
-    "Occlusion-1": Method(
+    "Occlusion-1": Row(
+        "Occlusion",
         lambda f, x, s: occlusion(f, x, s.baseline, s.players),
         theorem=3,
         explains="series",
         scope="network",
         sharing=_always(to.whole_to_members),
     ),
-    "Occlusion-patch": Method(
+    "Occlusion-patch": Row(
+        "Occlusion by patches",
         lambda f, x, s: occlusion_patch(f, x, s.needs("patches"), s.baseline),
         theorem=4,
         explains="series",
         scope="network",
         sharing=lambda s, z: to.whole_to_patches(s.needs("patches")),
     ),
-    "Prediction Diff": Method(
+    "Prediction Diff": Row(
+        "Prediction difference",
         _predicted_difference,
         theorem=5,
         explains="series",
         scope="network",
         sharing=_always(to.whole_to_members),
     ),
-    "Grad-CAM": Method(
+    "Grad-CAM": Row(
+        "Grad-CAM",
         lambda f, x, s: grad_cam(f, x, s.needs("layer")),
         theorem=6,
         explains="pooled",
         scope="feature map",
         sharing=_always(to.first_order),
     ),
-    "Integrated Grads": Method(
+    "Integrated Grads": Row(
+        "Integrated Gradients",
         lambda f, x, s: integrated_gradients(f, x, s.baseline, s.n_steps),
         theorem=7,
         explains="series",
         scope="network",
         sharing=_always(to.by_degree),
     ),
-    "Expected Grads": Method(
+    "Expected Grads": Row(
+        "Expected Gradients",
         _expected_gradients,
         theorem=8,
         explains="series",
         scope="network",
         sharing=_always(to.by_degree),
     ),
-    "Shapley value": Method(
+    "Shapley value": Row(
+        "Shapley values",
         lambda f, x, s: shapley(f, x, s.baseline, s.players, s.n_permutations, s.generator()),
         theorem=9,
         explains="series",
         scope="network",
         sharing=_always(to.equally),
     ),
-    "LRP-epsilon": Method(
+    "LRP-epsilon": Row(
+        "epsilon-LRP",
         lambda f, x, s: lrp_epsilon(f, x, s.epsilon, s.elementwise),
         theorem=10,
         explains="tangent",
         scope="network",
         sharing=_always(to.first_order),
     ),
-    "LRP-alpha-beta": Method(
+    "LRP-alpha-beta": Row(
+        "alpha-beta-LRP",
         lambda f, x, s: lrp_alpha_beta(f, x, s.alpha, s.alpha - 1, s.elementwise),
         theorem=11,
         explains="series",
         scope="module",
         sharing=lambda s, z: to.by_sign(s.alpha, 1 - s.alpha, z),
     ),
-    "Deep Taylor": Method(
+    "Deep Taylor": Row(
+        "alpha-beta-LRP",
         lambda f, x, s: lrp_alpha_beta(f, x, 1, 0, s.elementwise),
         theorem=12,
         explains="series",
         scope="module",
         sharing=lambda s, z: to.by_sign(1, 0, z),
     ),
-    "DeepLIFT Rescale": Method(
+    "DeepLIFT Rescale": Row(
+        "DeepLIFT (Rescale)",
         lambda f, x, s: deeplift_rescale(f, x, s.baseline, elementwise=s.elementwise),
         theorem=13,
         explains="series",
         scope="module",
         sharing=_always(to.by_degree),
     ),
-    "DeepLIFT RevealCancel": Method(
+    "DeepLIFT RevealCancel": Row(
+        "DeepLIFT (RevealCancel)",
         lambda f, x, s: deeplift_reveal_cancel(f, x, s.baseline),
         theorem=14,
         explains="series",
         scope="module",
         sharing=lambda s, z: to.within_signs(z),
     ),
-    "Deep SHAP": Method(
+    "Deep SHAP": Row(
+        "Deep SHAP",
         lambda f, x, s: deep_shap_by_modules(f, x, s.baseline, s.n_pairs, s.generator()),
         theorem=15,
         explains="series",

@@ -12,7 +12,7 @@ rule layer by layer.
 
 Zero denominators. LRP-epsilon has none (sign(0) = +1). A group of LRP-alpha-beta that is empty or
 sums to 0 hands nothing on. Each slope of the other rules is a difference quotient of sigma, and its
-limit, the derivative half-way, where the step is below 1e-9 (1e-4 in float32). A unit that does not
+limit, the derivative half-way, where the step is below `numerics.shortest_step`. A unit that does not
 change has a_j / 0: it hands on nothing, unless its multiplier is given, as `propagate` does. What a
 unit held and did not hand on (LRP-epsilon: to its bias) is returned as `lost`; negative where a rule
 hands on too much.
@@ -29,8 +29,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from attribook.numerics import at_once, derivative, over, refuse_not_finite, secant, shortest_step
+from attribook.papers.architectures import written_out
 from attribook.score import (
     Score,
     check_finite,
@@ -42,9 +43,7 @@ from attribook.score import (
 Activation = Callable[[Tensor], Tensor]
 AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 MOST_EXACT = 12  # inputs of a unit whose 2^n coalitions are all evaluated
-NUMBERS_AT_ONCE = 2**21  # (sample, unit, input) triples in one block of units
 LARGEST_SIDE = 10_000  # of a weight matrix
-NOTHING = 1e-30  # a sum or a change below it counts as 0: over it, numbers overflow
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Rule:
         total, lost = torch.zeros_like(inputs), []
         most = layer.seen.shape[1]
         width = (2**most if most <= MOST_EXACT else most) * len(inputs)
-        for block in torch.arange(len(layer.bias)).split(max(1, NUMBERS_AT_ONCE // width)):
+        for block in torch.arange(len(layer.bias)).split(at_once(width)):
             seen = layer.seen[block]
             weight = layer.weight[block].gather(1, seen)
             contributions, z = weight * moves[:, seen], start[:, block, None]
@@ -128,15 +127,15 @@ class Rule:
                 held = multiplier[:, block, None]
             elif self.compares:
                 reached = z + contributions.sum(2, keepdim=True)
-                held = _over(held, layer.activation(reached) - layer.activation(z))
+                held = over(held, layer.activation(reached) - layer.activation(z))
             shares = self.slopes(layer.activation, z, contributions) * held  # (batch, block, most)
             lost.append(relevance[:, block] - (contributions * shares).sum(2))
             total.index_add_(1, seen.flatten(), (weight * shares).flatten(1))
-        if not torch.isfinite(total).all():
-            raise ValueError(
-                "an activation or its derivative is infinite or NaN on the way; move the inputs or"
-                " the reference off that point"
-            )
+        refuse_not_finite(
+            total,
+            "an activation or its derivative is infinite or NaN on the way; move the inputs or the"
+            " reference off that point",
+        )
         return Handed(moves * total, torch.cat(lost, 1), total)
 
 
@@ -160,7 +159,7 @@ def alpha_beta(alpha: float, beta: float) -> Rule:
 
     def slopes(activation: Activation, start: Tensor, contributions: Tensor) -> Tensor:
         up, down = _by_sign(contributions)
-        return torch.where(contributions > 0, _over(alpha, up), _over(beta, down))
+        return torch.where(contributions > 0, over(alpha, up), over(beta, down))
 
     return Rule(slopes, compares=False)
 
@@ -169,13 +168,13 @@ deep_taylor = alpha_beta(1, 0)  # [taylor, Eq. 36]
 
 
 def _rescale(activation: Activation, start: Tensor, contributions: Tensor) -> Tensor:
-    return _secant(activation, start, contributions.sum(2, keepdim=True))
+    return secant(activation, start, contributions.sum(2, keepdim=True))
 
 
 def _reveal_cancel(activation: Activation, start: Tensor, contributions: Tensor) -> Tensor:
     up, down = _by_sign(contributions)
-    of_up = (_secant(activation, start, up) + _secant(activation, start + down, up)) / 2
-    of_down = (_secant(activation, start, down) + _secant(activation, start + up, down)) / 2
+    of_up = (secant(activation, start, up) + secant(activation, start + down, up)) / 2
+    of_down = (secant(activation, start, down) + secant(activation, start + up, down)) / 2
     side = (contributions.sign() + 1) / 2  # half to either where there is no contribution
     return of_up * side + of_down * (1 - side)
 
@@ -218,8 +217,8 @@ def module_shapley(n_pairs: int | None = None, generator: torch.Generator | None
         for order in orders(n).to(contributions.device):
             steps = contributions[..., order]
             after = steps.cumsum(2)
-            joined = _secant(activation, start + after - steps, steps)
-            joined += _secant(activation, start + total - after, steps)  # in the reverse order
+            joined = secant(activation, start + after - steps, steps)
+            joined += secant(activation, start + total - after, steps)  # in the reverse order
             mean[..., order] += joined / (2 * n_pairs)
         return mean
 
@@ -236,11 +235,11 @@ def _by_coalitions(activation: Activation, start: Tensor, contributions: Tensor)
     stays_out = share[size.clamp(max=n - 1)][:, None] * ~member
     sums = start + contributions @ member.T.to(contributions)  # (batch, units, coalitions)
     values = activation(sums) @ (joins - stays_out)
-    close = contributions.abs() < _closest(contributions)
+    close = contributions.abs() < shortest_step(contributions.dtype)
     quotients = values / contributions.masked_fill(close, 1)
     if not close.any():
         return quotients
-    return torch.where(close, _derivative(activation, sums) @ joins, quotients)
+    return torch.where(close, derivative(activation, sums) @ joins, quotients)
 
 
 def as_layers(net: nn.Sequential, shape: Sequence[int]) -> list[Layer]:
@@ -345,15 +344,13 @@ def _is_elementwise(stage: nn.Module, like: Tensor) -> bool:
 def _matrix(flat: nn.Sequential, shape: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """The weight (units, features) and the bias (units,) of an affine map of flat inputs."""
     features = math.prod(shape)
-    (bias,) = flat(like.new_zeros(1, features))
-    if max(features, len(bias)) > LARGEST_SIDE:
+    units = flat(like.new_zeros(1, features)).shape[1]
+    if max(features, units) > LARGEST_SIDE:
         raise ValueError(
-            f"a weight matrix of {len(bias)} units and {features} features is too large to write"
+            f"a weight matrix of {units} units and {features} features is too large to write"
             f" out, at most {LARGEST_SIDE:,} each; use smaller inputs, or the methods over `chain`"
         )
-    named = flat.named_parameters()
-    no_bias = {name: torch.zeros_like(one) for name, one in named if name.endswith("bias")}
-    return functional_call(flat, no_bias, (torch.eye(features).to(like),)).T.contiguous(), bias
+    return written_out(flat, (features,), like)
 
 
 def _check_shapes(
@@ -374,29 +371,3 @@ def _by_sign(contributions: Tensor) -> tuple[Tensor, Tensor]:
     """The sums of the positive and of the negative contributions to each unit."""
     up, down = contributions.clamp(min=0), contributions.clamp(max=0)
     return up.sum(2, keepdim=True), down.sum(2, keepdim=True)
-
-
-def _over(numerator: Tensor | float, total: Tensor) -> Tensor:
-    """numerator / total, and 0 where the total is nothing."""
-    nothing = total.abs() < NOTHING
-    return (numerator / total.masked_fill(nothing, 1)).masked_fill(nothing, 0)
-
-
-def _secant(f: Activation, start: Tensor, step: Tensor) -> Tensor:
-    """(f(start + step) - f(start)) / step, and the derivative half-way for the shortest steps."""
-    close = step.abs() < _closest(step)
-    slope = (f(start + step) - f(start)) / step.masked_fill(close, 1)
-    if close.any():
-        slope[close] = _derivative(f, (start + step / 2)[close])
-    return slope
-
-
-def _derivative(f: Activation, z: Tensor) -> Tensor:
-    with differentiable():
-        leaf = z.detach().clone().requires_grad_()
-        return grad_of(f(leaf), leaf)
-
-
-def _closest(step: Tensor) -> float:
-    """The length below which rounding spoils a difference quotient."""
-    return 1e-9 if step.dtype == torch.float64 else 1e-4

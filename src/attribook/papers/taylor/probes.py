@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attribook.axioms import FromBaseline
 from attribook.effects import check_flat, powers
 from attribook.papers.functions.polynomials import SideBySide, monomial
 from attribook.papers.functions.series import PowerSum
@@ -20,11 +21,9 @@ from attribook.papers.taylor.exact import neuron_effects
 from attribook.score import Score
 from attribook.sharing import Degrees, fitting_error
 
-Method = Callable[[Score, Tensor, Tensor], Tensor]
-
 
 def probe(
-    method: Method,
+    method: FromBaseline,
     degrees: Degrees,
     inputs: Float[Tensor, "batch features"],
     baseline: Float[Tensor, "#batch features"],
