@@ -326,6 +326,47 @@ def test_a_method_tells_equal_functions_apart_exactly_when_the_table_says_so(nam
     assert (max(differences) < 1e-8) == ("implementation" in METHODS[name].keeps)
 
 
+class Sum(nn.Module):
+    """The sum of all features: its gradient is a single number in memory, seen everywhere."""
+
+    def forward(self, x):
+        return x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"Grad-CAM", "DeepLIFT (RevealCancel)"}))
+def test_a_bare_sum_gets_what_a_layer_of_ones_gets(name, generator):
+    ones = nn.Linear(5, 1, bias=False).double()
+    nn.init.ones_(ones.weight)
+    inputs = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    one, other = (
+        called(name, Score(model.eval(), 0), inputs, fresh())[0] for model in (Sum(), ones)
+    )
+    assert_close(one, other, atol=1e-12, rtol=0)
+
+
+LAYOUTS = {
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "batch last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "one sample, seen thrice": lambda x: x[:1].expand_as(x),
+    "a part of something larger": lambda x: torch.cat([x, x], 3)[..., : x.shape[3]],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", sorted(METHODS.keys() - {"Grad-CAM", "DeepLIFT (RevealCancel)", "Shapley values"})
+)
+def test_a_method_does_not_mind_how_its_inputs_lie_in_memory(name, layout, generator):
+    score = Score(random_resnet(nn.ReLU, generator), 0)
+    images = torch.randn(3, 2, 6, 6, generator=generator, dtype=torch.float64)
+    images[:, :, :3] = 0  # where input and baseline meet
+    laid = LAYOUTS[layout](images)
+    attributions = called(name, score, laid, fresh())[0]
+    assert_close(
+        attributions, called(name, score, laid.contiguous(), fresh())[0], atol=1e-10, rtol=0
+    )
+
+
 def merged(generator):
     """A network that begins with two linear maps, and the same with their product."""
     first, second, third = (

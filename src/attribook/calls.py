@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -100,14 +101,16 @@ class Site:
 class Affine:
     """One affine call: `run()` makes it; `plus` and `minus` are its parts without bias.
 
-    plus(*operands) + minus(*operands) is the linear part, with the weights split by their sign.
-    A diagonal map scales or shifts: each output has one contribution, with nothing to share out.
+    plus(*operands) + minus(*operands) is the linear part, with the weights split by their sign;
+    `bias` is what `run` adds to it, None where only a run would tell. A diagonal map scales or
+    shifts: each output has one contribution, with nothing to share out.
     """
 
     run: Callable[[], Tensor]
     plus: Callable[..., Tensor]
     minus: Callable[..., Tensor | float]
     operands: tuple[Tensor, ...]
+    bias: Tensor | float | None = 0.0
     diagonal: bool = False
 
 
@@ -143,7 +146,9 @@ class Rows:
         def wide(grad: Tensor) -> Tensor:
             here, there = grad.split([n := len(grad) * self.inputs // self.total, len(grad) - n])
             inner = pull(here)
-            return torch.cat([inner, inner.new_zeros(len(there), *inner.shape[1:])])
+            one = there[:1] if there.shape[1:] == inner.shape[1:] else inner[:1]
+            nothing = torch.zeros_like(one.expand(len(there), *inner.shape[1:]))
+            return torch.cat([inner, nothing])  # zeros that lie in memory as the rest, so no copy
 
         return wide
 
@@ -247,16 +252,16 @@ class Call:
             args = (kwargs.pop("input"),)
         return cls(func, args, kwargs)
 
-    @property
+    @cached_property
     def spelled(self) -> str:
         name = getattr(self.func, "__name__", str(self.func))
         return self.func.__self__.__name__ if name == "__get__" else name
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.spelled.strip("_")
 
-    @property
+    @cached_property
     def in_place(self) -> bool:
         spelled = self.spelled
         return bool(self.kwargs.get("inplace")) or (spelled[-1] == "_" and spelled[0] != "_")
@@ -490,8 +495,11 @@ def _average(call: Call, operands: list[Tensor]) -> Affine:
 def _by_sign(call: Call, operands: list[Tensor]) -> Affine:
     """An affine call with its weights split by sign: linear, convolution, product with a constant."""
     (x,) = operands
+    bias = 0.0
     if call.name in WEIGHTED:
         weight, rest = call.argument(1, "weight"), call.args[3:]
+        if (constant := call.argument(2, "bias")) is not None:
+            bias = constant.detach().view(-1, *[1] * (weight.dim() - 2))  # channels, *places
         options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
 
         def apply(x: Tensor, weight: Tensor) -> Tensor:
@@ -516,6 +524,7 @@ def _by_sign(call: Call, operands: list[Tensor]) -> Affine:
         plus=lambda x: apply(x, above),
         minus=lambda x: apply(x, below) if below.any() else 0.0,
         operands=(x,),
+        bias=bias,
         diagonal=call.name in DIVISION or call.name in ("mul", "multiply", "rmul"),
     )
 
@@ -538,6 +547,7 @@ def _terms(call: Call, operands: list[Tensor]) -> Affine:
         plus=part(lambda w: w > 0),
         minus=part(lambda w: w < 0),
         operands=tuple(operands),
+        bias=0.0 if len(operands) > 1 else None,
         diagonal=len(operands) == 1,
     )
 
@@ -555,7 +565,7 @@ def _normalisation(call: Call, operands: list[Tensor]) -> Affine:
         scale = scale * gamma
     scale = scale.view(1, -1, *[1] * (x.dim() - 2))
     above, below = scale.clamp(min=0), scale.clamp(max=0)
-    return Affine(call.run, lambda x: x * above, lambda x: x * below, (x,), diagonal=True)
+    return Affine(call.run, lambda x: x * above, lambda x: x * below, (x,), None, diagonal=True)
 
 
 def _window(call: Call, rows: Rows) -> MaxPool:

@@ -10,6 +10,7 @@ how a gradient is pulled back through it. Rules for affine maps, max-pooling and
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -36,6 +37,7 @@ from attribook.score import (
     grad_of,
 )
 
+LINE = 32  # numbers looked at together where input and reference may meet
 NOT_FINITE = (
     "the modified gradient is infinite or NaN: a local derivative is, for example of sqrt at 0;"
     " move the input or the baseline off that point"
@@ -141,13 +143,10 @@ def rescale(site: Site) -> Pull:
     Where the two meet (closer than `numerics.shortest_step`), the derivative half-way between.
     """
     z, z0 = _with_reference(site)
-    difference = z - z0
-    slope = (site.y - site.y0).div_(difference)
-    close = shortest_step(z.dtype)
-    nearest = difference.abs_().amin(-1)  # line by line: searching every entry would cost the most
-    lines = (nearest < close).nonzero(as_tuple=True) if site.by_entry and z.dim() > 1 else ...
-    meet = slope_at(site.f, (z[lines] + z0.expand_as(z)[lines]) / 2)
-    slope[lines] = torch.where(difference[lines] < close, meet, slope[lines])
+    distance = z - z0
+    slope = (site.y - site.y0).div_(distance)
+    if distance.abs_().amin() < shortest_step(z.dtype):
+        slope = _with_limits(site, slope, distance)
     return lambda grad: grad * slope
 
 
@@ -185,16 +184,15 @@ def alpha_beta(alpha: float, beta: float) -> Callable[[Affine], Tensor]:
     """
 
     def rule(call: Affine) -> Tensor:
-        y = call.run().detach()
         if call.diagonal:
-            parts = [(1, call.plus(*call.operands) + call.minus(*call.operands))]
+            sums, shares = [call.plus(*call.operands) + call.minus(*call.operands)], [1]
         else:
-            parts = zip((alpha, -beta), _by_sign_of_inputs(call), strict=True)
-        shares = [
-            (share * over(y, part), part) for share, part in parts if isinstance(part, Tensor)
-        ]
-        factors = [factor for factor, _ in shares]
-        return swap(y, lambda grad: tuple(grad * f for f in factors), *(part for _, part in shares))
+            sums, shares = _by_sign_of_inputs(call), (alpha, -beta)
+        known = call.bias is not None  # then the output needs no pass of its own
+        y = (sum(sums, call.bias) if known else call.run()).detach()
+        pairs = [(s, share) for s, share in zip(sums, shares, strict=True) if isinstance(s, Tensor)]
+        factors = [over(y, part).mul_(share) for part, share in pairs]
+        return swap(y, lambda grad: tuple(grad * f for f in factors), *(part for part, _ in pairs))
 
     return rule
 
@@ -243,11 +241,35 @@ def stabilise(z: Tensor, epsilon: float) -> Tensor:
 
 def _by_sign_of_inputs(call: Affine) -> tuple[Tensor | float, Tensor | float]:
     """The sums of all positive and of all negative contributions to each output."""
-    if all(bool((x >= 0).all()) for x in call.operands):
+    if all(x.amin().item() >= 0 for x in call.operands):
         return call.plus(*call.operands), call.minus(*call.operands)
     above = [x.clamp(min=0) for x in call.operands]
     below = [x.clamp(max=0) for x in call.operands]
     return call.plus(*above) + call.minus(*below), call.minus(*above) + call.plus(*below)
+
+
+def _with_limits(site: Site, slope: Tensor, distance: Tensor) -> Tensor:
+    """The average slopes, with the derivative half-way between where input and reference meet.
+
+    Where f acts on entries one by one, only those lines of memory are looked at that hold such an
+    entry: to search all entries, and to differentiate at all, would cost more than all the rest.
+    """
+    z, z0, close = site.z, site.z0, shortest_step(site.z.dtype)
+    order = sorted(range(z.dim()), key=z.stride, reverse=True)  # as they lie in memory
+    if not site.by_entry or order[0] != 0:
+        return torch.where(distance < close, slope_at(site.f, (z + z0) / 2), slope)
+    width = math.gcd(z[0].numel(), LINE)
+
+    def lines(x: Tensor) -> Tensor:
+        return x.permute(order).reshape(-1, width)
+
+    near = (lines(distance).amin(1) < close).nonzero()[:, 0]
+    start, end, met, found = (
+        lines(x).index_select(0, near % (x.numel() // width)) for x in (z, z0, distance, slope)
+    )
+    found = torch.where(met < close, slope_at(site.f, (start + end) / 2), found)
+    filled = lines(slope).index_copy_(0, near, found)
+    return filled.view(slope.permute(order).shape).permute(*map(order.index, range(z.dim())))
 
 
 def _with_reference(site: Site) -> tuple[Tensor, Tensor]:

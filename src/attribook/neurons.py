@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attribook.numerics import at_once
+from attribook.numerics import at_once, over
 from attribook.paths import (
     Rule,
     check_mask,
@@ -98,7 +98,7 @@ def conductance_by_differences(
 def unit_step(direction: Tensor, n_steps: int) -> Differences:
     """Ahead by 1 / N in the direction's unit vector, and the factor |d|. [integrated, Eq. 8]"""
     size = direction.flatten(1).norm(dim=1)
-    unit = direction / torch.where(size == 0, 1, size).view(-1, *[1] * (direction.dim() - 1))
+    unit = over(direction, size.view(-1, *[1] * (direction.dim() - 1)))
     return None, unit / n_steps, size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,14 +40,17 @@ def secant(f: Callable[[Tensor], Tensor], start: Tensor, step: Tensor) -> Tensor
 
 def over(numerator: Tensor | float, total: Tensor) -> Tensor:
     """numerator / total, and 0 where the total is 0, or so small that the quotient overflows."""
-    total = total.detach()
-    nothing = total.abs() < torch.finfo(total.dtype).tiny
-    return (numerator / total.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+    total, tiny = total.detach(), torch.finfo(total.dtype).tiny
+    quotient = numerator / total
+    if total.numel() and (total.amin() >= tiny or total.amax() <= -tiny):
+        return quotient  # a quick look, instead of one at each entry
+    return torch.where(total.abs() < tiny, 0.0, quotient)
 
 
 def are_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite; by the extremes, which is cheaper than value by value."""
-    return not values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(values))
+    ends = (values.amin(), values.amax()) if values.numel() else ()  # aminmax may copy all of them
+    return all(math.isfinite(end) for end in ends)
 
 
 def refuse_not_finite(values: Tensor, message: str) -> None:

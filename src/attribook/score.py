@@ -64,6 +64,8 @@ class Score:
             )
         if self.output == "probability":
             outputs = outputs.softmax(1)
+        if isinstance(self.target, int) and 0 <= self.target < outputs.shape[1]:
+            return outputs[:, self.target]
         return outputs.gather(1, self._column(outputs)[:, None]).squeeze(1)
 
     def split(self, layer: str) -> tuple[nn.Sequential, Score]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attribook.effects import Effects
+from attribook.numerics import over
 from attribook.score import check_finite
 
 Degrees = Int[Tensor, "terms features"]
@@ -124,8 +125,7 @@ def _within(degrees: Degrees, side: Tensor) -> Weights:
 def _if_none(degrees: Degrees, side: Tensor, contributions: Tensor) -> Weights:
     """z_i / sum of z over the side, where the effect has no member there; zero elsewhere."""
     z = (contributions[:, None] * side).double()
-    total = z.sum(-1, keepdim=True)
-    shares = z / total.masked_fill(total == 0, 1)
+    shares = over(z, z.sum(-1, keepdim=True))
     return shares * ((degrees * side).sum(-1, keepdim=True) == 0)
 
 

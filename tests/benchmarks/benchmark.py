@@ -1,9 +1,10 @@
 """What the methods cost, in units of the bare passes through the network that they need.
 
+    pip install -c constraints.txt '.[book,test,peers]'
     python tests/benchmarks/benchmark.py            # writes book/benchmarks.json
 
-Each repeat times the bare passes, the method and captum's counterpart in turn in one process, so a
-busy machine slows all three; reported are the median of the ratios and their range.
+Each repeat times the bare passes, the method and its counterparts in other libraries in turn in one
+process, so a busy machine slows all alike; reported are the median of the ratios and their range.
 """
 
 from __future__ import annotations
@@ -15,22 +16,13 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import captum
 import click
+import peers
 import torch
-from captum.attr import LRP as CaptumLRP
-from captum.attr import (
-    DeepLift,
-    DeepLiftShap,
-    FeatureAblation,
-    IntegratedGradients,
-    LayerConductance,
-    NeuronConductance,
-)
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -45,7 +37,16 @@ from attribook.papers.networks import load_model, resolve_device
 from attribook.score import Score
 
 RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
-COLUMNS = ("network", "method", "rows", "ratio to bare", "range", "target", "captum", "same map")
+COLUMNS = (
+    "network",
+    "method",
+    "rows",
+    "ms, bare",
+    "ratio to bare",
+    "range",
+    "target",
+    *peers.NAMES,
+)
 NETWORKS = ("mlp-relu", "cnn-relu", "fashion-tanh", "vgg-small", "lite0")
 GAMES = ("mlp-sigmoid", "lite0-game")
 PLAYERS, BASELINES = 6, 4
@@ -77,7 +78,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One method: how to call it, the passes it cannot do without, and captum's counterpart.
+    """One method: how to call it, the passes it cannot do without, and who else has it.
 
     `target` is the ratio aimed at in the design, None where none was set. With a `layer`, the bare
     passes are two forward through the part below and one forward and backward through the rest.
@@ -88,7 +89,7 @@ class Case:
     rows: int
     backward: bool
     target: float | None = None
-    captum: Callable[[], Tensor] | None = None
+    peers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
     layer: str | None = None
 
 
@@ -100,19 +101,7 @@ def cases(at: Setting) -> list[Case]:
     batch, one, k, groups = len(x), torch.zeros_like(x[:1]), BASELINES, at.players()
     greys = torch.linspace(0, 0.3, k, device=x.device).view(-1, *[1] * (x.dim() - 1))
     many = greys.expand(k, *x.shape[1:]).contiguous()
-    lrp = _captum_lrp(at.model)
-    together = at_once(x.numel()) * batch
-
-    def captum_ig() -> Tensor:
-        found = IntegratedGradients(at.model)
-        return found.attribute(x, one, 0, n_steps=n, internal_batch_size=together)
-
-    def captum_ablation() -> Tensor:
-        found = FeatureAblation(at.model)
-        return (
-            found.attribute(x, one, 0, feature_mask=groups[None], perturbations_per_eval=PLAYERS)
-            / (torch.bincount(groups.flatten())[groups])
-        )
+    together, model = at_once(x.numel()) * batch, at.model
 
     return [
         Case("gradient", lambda: methods.gradient(score, x), batch, True),
@@ -122,16 +111,23 @@ def cases(at: Setting) -> list[Case]:
             batch,
             True,
             1.5,
-            lrp and (lambda: lrp.attribute(x, 0)),
+            peers.epsilon_lrp(model, x),
         ),
-        Case("alpha-beta-LRP", lambda: methods.lrp_alpha_beta(score, x), batch, True, 3.5),
+        Case(
+            "alpha-beta-LRP",
+            lambda: methods.lrp_alpha_beta(score, x),
+            batch,
+            True,
+            3.5,
+            peers.alpha_beta_lrp(model, x),
+        ),
         Case(
             "DeepLIFT (Rescale)",
             lambda: methods.deeplift_rescale(score, x, one),
             batch + 1,
             True,
             1.6,
-            lambda: DeepLift(at.model).attribute(x, one, 0),
+            peers.deeplift(model, x, one),
         ),
         Case(
             f"Deep SHAP, {k} shared baselines",
@@ -139,7 +135,7 @@ def cases(at: Setting) -> list[Case]:
             k * (batch + 1),
             True,
             2.5,
-            lambda: DeepLiftShap(at.model).attribute(x, many, 0),
+            peers.deep_shap(model, x, many),
         ),
         Case(
             f"Integrated Gradients, {n} nodes",
@@ -147,7 +143,7 @@ def cases(at: Setting) -> list[Case]:
             n * batch,
             True,
             1.1,
-            captum_ig,
+            peers.integrated_gradients(model, x, one, n, together),
         ),
         Case(
             f"Expected Gradients, {k} x {n // k} nodes",
@@ -162,7 +158,7 @@ def cases(at: Setting) -> list[Case]:
             (PLAYERS + 1) * batch,
             False,
             None,
-            captum_ablation,
+            peers.occlusion(model, x, one, groups),
         ),
         Case(
             f"exact Shapley, {PLAYERS} players",
@@ -202,15 +198,6 @@ def neuron_cases(at: Setting, layer: str) -> list[Case]:
     patch[patch.shape[0] // 3 : 2 * patch.shape[0] // 3] = True
     neurons = score.split(layer)[0](x[:1])[0]
     first = (0,) * neurons.dim()
-    how = {"target": 0, "n_steps": n, "method": "gausslegendre"}
-
-    def whole_layer() -> Tensor:
-        return LayerConductance(at.model, module).attribute(x, black, **how)
-
-    def one_neuron() -> Tensor:
-        found = NeuronConductance(at.model, module)
-        return found.attribute(x, neuron_selector=first, baselines=black, **how)
-
     size, rows = f"{neurons.numel()} neurons, {n} nodes", n * len(x)
     return [
         Case(
@@ -219,7 +206,7 @@ def neuron_cases(at: Setting, layer: str) -> list[Case]:
             rows,
             True,
             1.5,
-            whole_layer,
+            peers.conductance(at.model, module, x, black, n),
             layer,
         ),
         Case(
@@ -228,7 +215,7 @@ def neuron_cases(at: Setting, layer: str) -> list[Case]:
             rows,
             True,
             1.5,
-            one_neuron,
+            peers.conductance_of_one(at.model, module, first, x, black, n),
             layer,
         ),
     ]
@@ -268,20 +255,22 @@ def bare(at: Setting, case: Case) -> Callable[[], None]:
 
 def measure(at: Setting, case: Case, repeats: int) -> list:
     """One row of the table; calls much shorter than a tick of the scheduler are timed together."""
-    runs = [bare(at, case), case.ours, *([case.captum] if case.captum else [])]
+    runs = [bare(at, case), case.ours, *case.peers.values()]
     results = [run() for run in runs]  # a warm-up
     device = at.inputs.device
     number = max(1, round(SHORTEST / _seconds(runs[0], 1, device)))
     times = [[_seconds(run, number, device) for run in runs] for _ in range(repeats)]
-    ours = [row[1] / row[0] for row in times]
-    theirs = same = "–"
-    if case.captum:
-        theirs = round(statistics.median(row[2] / row[0] for row in times), 2)
-        if results[1].shape == results[2].shape:
-            same = round(correlation(results[1], results[2].detach()).median().item(), 3)
-    spread = f"{min(ours):.2f} to {max(ours):.2f}"
-    ratio, target = round(statistics.median(ours), 2), case.target or "–"
-    return [at.name, case.method, case.rows, ratio, spread, target, theirs, same]
+    ratios = list(zip(*([time / row[0] for time in row[1:]] for row in times), strict=True))
+    least, ratio, most = min(ratios[0]), statistics.median(ratios[0]), max(ratios[0])
+    milliseconds = statistics.median(row[0] for row in times) / number * 1e3
+    others = dict.fromkeys(peers.NAMES, "–")
+    for name, theirs, found in zip(case.peers, ratios[1:], results[2:], strict=True):
+        others[name] = f"{statistics.median(theirs):.2f}"
+        if found.shape == results[1].shape:
+            alike = correlation(results[1], found.detach().to(results[1])).median().item()
+            others[name] += f" (r {alike:.2f})"
+    cost = [round(milliseconds, 2), round(ratio, 2), f"{least:.2f} to {most:.2f}"]
+    return [at.name, case.method, case.rows, *cost, case.target or "–", *others.values()]
 
 
 def settings(names: tuple[str, ...], device: torch.device) -> Iterator[Setting]:
@@ -323,26 +312,6 @@ def vgg_small() -> nn.Sequential:
     return stages(**parts).eval()
 
 
-class Flattening(nn.Module):
-    """The same network, flattening by a function: captum's LRP cannot pass a Flatten module."""
-
-    def __init__(self, model: nn.Sequential):
-        super().__init__()
-        self.stages = nn.ModuleList(stage for stage in model if not isinstance(stage, nn.Flatten))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for stage in self.stages:
-            x = stage(x.flatten(1) if isinstance(stage, nn.Linear) else x)
-        return x
-
-
-def _captum_lrp(model: nn.Sequential) -> CaptumLRP | None:
-    """captum's LRP of the network; None for stages that it has no rule for."""
-    known = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten)
-    fits = all(type(stage) in known for stage in model)
-    return CaptumLRP(Flattening(model).eval()) if fits else None
-
-
 def _seconds(run: Callable, number: int, device: torch.device) -> float:
     """Wall time of `number` calls, with the device's queue empty before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -362,7 +331,8 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
     caption = (
         f"Time over the time of the bare passes, on {gpu or 'CPU'}: median and range of {repeats}"
         " pairs. Rows: those of the bare passes, forward (Shapley, occlusion) or forward and"
-        " backward. Same map: median correlation with captum's."
+        " backward. Other libraries: their ratio and, in brackets, the median correlation of their"
+        " map with ours."
     )
     tables.append(
         {"device": device.type, "caption": caption, "columns": list(COLUMNS), "rows": rows}
@@ -372,7 +342,7 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
         f"{device.type}: device": gpu or f"{platform.machine()} CPU",
         f"{device.type}: threads": torch.get_num_threads(),
         f"{device.type}: torch": version("torch"),
-        f"{device.type}: captum": captum.__version__,
+        **{f"{device.type}: {name}": version(name) for name in peers.NAMES},
         f"{device.type}: python": platform.python_version(),
         f"{device.type}: repeats": repeats,
     }
@@ -394,7 +364,7 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
 )
 def main(device: str, repeats: int, names: tuple[str, ...]) -> None:
     """Measure every method on every network and write book/benchmarks.json."""
-    warnings.filterwarnings("ignore", module="captum")
+    warnings.filterwarnings("ignore", module="captum|shap|zennit|torch.nn.modules.module")
     place = resolve_device(device)
     rows = []
     for at in settings(names or NETWORKS + GAMES, place):

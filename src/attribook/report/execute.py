@@ -20,7 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from attribook.report import agreement, processors
-from attribook.report.kernels import Kernels, Stopped, alive
+from attribook.report.kernels import KEEPS_MEMORY, Kernels, Stopped, alive
 from attribook.report.normalise import HIDDEN, normalise, text_of
 from attribook.report.notebooks import authored_text, executed
 from attribook.report.run import (
@@ -156,7 +156,7 @@ def execute_all(runs: Sequence[Run], jobs: int = 1) -> Iterator[tuple[Run, Done 
     """
     import papermill  # noqa: F401  # before there are threads
 
-    for name, value in processors.ONE_THREAD.items():
+    for name, value in (processors.ONE_THREAD | KEEPS_MEMORY).items():
         os.environ.setdefault(name, value)
     waiting, bars = deque(runs), list(range(jobs))
     begun: list[Attempt] = []

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
+# glibc gives a freed block of 128 KB or more back to the system, and the next pass through a network
+# pays for a fresh one page by page; so a kernel keeps what it had, blocks above 32 MB excepted.
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
+
 
 class Stopped(KeyboardInterrupt):
     """A request to end, by a signal or because nobody waits for the result any more."""

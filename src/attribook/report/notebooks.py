@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jupytext
 import nbformat
 from nbformat import NotebookNode
 
@@ -128,7 +127,7 @@ def parameters_of(notebook: Notebook, given: dict[str, str]) -> dict:
 def authored_text(notebook: Notebook) -> tuple[str, NotebookNode]:
     """The notebook's present source, as text and as cells."""
     text = notebook.source.read_text(encoding="utf-8")
-    return text, jupytext.reads(text, fmt="md:myst")
+    return text, _parsed(text)
 
 
 def executed(path: Path) -> NotebookNode:
@@ -178,7 +177,7 @@ def _read(root: Path, slug: str) -> Notebook:
     if slug.partition("/")[2].startswith("_"):
         raise ValueError("its name begins with an underscore; a notebook's begins with a number")
     try:
-        parsed = jupytext.reads(text, fmt="md:myst")
+        parsed = _parsed(text)
         code = provenance.code_of(parsed)
         ast.parse(code)
         defaults = _default_parameters(parsed)
@@ -215,6 +214,12 @@ def _named(slugs: Sequence[str], name: str) -> str:
         return found[0]
     problem = f"several notebooks end in {name!r}" if found else f"there is no notebook {name!r}"
     raise ValueError(f"{problem}; choose from: {', '.join(found or slugs)}")
+
+
+def _parsed(text: str) -> NotebookNode:
+    import jupytext  # a quarter of a second, which `attribook --help` does not need
+
+    return jupytext.reads(text, fmt="md:myst")
 
 
 def _seed(wanted) -> int:

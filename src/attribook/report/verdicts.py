@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr  # scipy.stats takes a second to load
 
 REPRODUCED = "reproduced"
 CORRECTED = "corrected"
@@ -89,7 +89,7 @@ def tally(records: Sequence[dict]) -> Tally:
 
 def coverage(runs: int) -> float:
     """The chance that the interval over this many runs covers their median, whatever the law."""
-    return float(1 - 2 * stats.binom.cdf(_left_out(runs), runs, 0.5))
+    return float(1 - 2 * bdtr(_left_out(runs), runs, 0.5))
 
 
 def distinct(records: Sequence[dict]) -> list[dict]:
@@ -198,7 +198,8 @@ def _pooled(held: Sequence[bool]) -> bool | None:
 
 def _left_out(runs: int) -> int:
     """How many runs an interval of 95 % leaves out at each end; none below nine runs."""
-    return max(0, int(stats.binom.ppf((1 - CONFIDENCE) / 2, runs, 0.5)) - 1)
+    quantile = next(k for k in range(runs + 1) if bdtr(k, runs, 0.5) >= (1 - CONFIDENCE) / 2)
+    return max(0, quantile - 1)
 
 
 def _agree(before: dict, after: dict) -> bool:

@@ -26,6 +26,7 @@ from attribook.axioms import (
     symmetry_gap,
 )
 from attribook.methods import occlusion, shapley
+from attribook.numerics import over
 from attribook.paths import (
     Path,
     ensemble_integral,
@@ -185,8 +186,7 @@ def proportional_share(score: Score, inputs: Points, baseline: Baseline) -> Poin
     """F(x) - F(x0), shared in proportion to |x_i - x0_i|; zero where x = x0."""
     inputs, baseline = check_inputs(inputs, baseline)
     distance = (inputs - baseline).abs()
-    whole = distance.sum(1, keepdim=True)
-    share = distance / torch.where(whole == 0, 1, whole)
+    share = over(distance, distance.sum(1, keepdim=True))
     return share * score_change(score, inputs, baseline)[:, None]
 
 
