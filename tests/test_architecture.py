@@ -73,6 +73,7 @@ REPORT = {  # beside papers
     "sweep": {"audit", "execute", "notebooks", "run"},
     "history": RECORDS | {"audit", "execute", "git", "ledger", "notebooks", "run"},
     "cli": COMMANDS | {"console", "execute", "inventory", "kernels", "notebooks"},
+    "command": {"cli"},
     "sphinx": RECORDS | {"audit", "ledger", "sphinx"},
 }
 NEEDS = {"torch", "jaxtyping", "numpy", "scipy"}  # what the library installs

@@ -37,16 +37,7 @@ from attribook.papers.networks import load_model, resolve_device
 from attribook.score import Score
 
 RESULT = Path(__file__).parents[2] / "book" / "benchmarks.json"
-COLUMNS = (
-    "network",
-    "method",
-    "rows",
-    "ms, bare",
-    "ratio to bare",
-    "range",
-    "target",
-    *peers.NAMES,
-)
+COLUMNS = ("network", "method", "bare, ms", "ratio", "range", "target", *peers.NAMES)
 NETWORKS = ("mlp-relu", "cnn-relu", "fashion-tanh", "vgg-small", "lite0")
 GAMES = ("mlp-sigmoid", "lite0-game")
 PLAYERS, BASELINES = 6, 4
@@ -198,10 +189,10 @@ def neuron_cases(at: Setting, layer: str) -> list[Case]:
     patch[patch.shape[0] // 3 : 2 * patch.shape[0] // 3] = True
     neurons = score.split(layer)[0](x[:1])[0]
     first = (0,) * neurons.dim()
-    size, rows = f"{neurons.numel()} neurons, {n} nodes", n * len(x)
+    size, rows = f"{neurons.numel():,} neurons", n * len(x)
     return [
         Case(
-            f"conductance of {size}",
+            f"conductance, {size}",
             lambda: conductance(score, x, layer, black, n_steps=n),
             rows,
             True,
@@ -210,7 +201,7 @@ def neuron_cases(at: Setting, layer: str) -> list[Case]:
             layer,
         ),
         Case(
-            f"patch attribution of {size} (captum: one neuron)",
+            f"one patch to {size}",
             lambda: conductance(score, x, layer, black, patch, n_steps=n),
             rows,
             True,
@@ -268,9 +259,9 @@ def measure(at: Setting, case: Case, repeats: int) -> list:
         others[name] = f"{statistics.median(theirs):.2f}"
         if found.shape == results[1].shape:
             alike = correlation(results[1], found.detach().to(results[1])).median().item()
-            others[name] += f" (r {alike:.2f})"
-    cost = [round(milliseconds, 2), round(ratio, 2), f"{least:.2f} to {most:.2f}"]
-    return [at.name, case.method, case.rows, *cost, case.target or "–", *others.values()]
+            others[name] += f" ({alike:.2f})"
+    cost = [f"{milliseconds:.1f}", f"{ratio:.2f}", f"{least:.2f}–{most:.2f}"]
+    return [at.name, case.method, *cost, case.target or "–", *others.values()]
 
 
 def settings(names: tuple[str, ...], device: torch.device) -> Iterator[Setting]:
@@ -330,9 +321,8 @@ def _write(path: Path, device: torch.device, rows: list[list], repeats: int) -> 
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
     caption = (
         f"Time over the time of the bare passes, on {gpu or 'CPU'}: median and range of {repeats}"
-        " pairs. Rows: those of the bare passes, forward (Shapley, occlusion) or forward and"
-        " backward. Other libraries: their ratio and, in brackets, the median correlation of their"
-        " map with ours."
+        " pairs. Other libraries: their ratio and, in brackets, the median correlation of their map"
+        " with ours."
     )
     tables.append(
         {"device": device.type, "caption": caption, "columns": list(COLUMNS), "rows": rows}
