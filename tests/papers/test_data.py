@@ -27,16 +27,6 @@ from attribook.papers.sources import locate
 DIFFICULTIES = {"easy", "many", "cropped", "hidden", "small", "mislabelled"}
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return mnist5k()
-
-
-@pytest.fixture(scope="module")
-def photos():
-    return photos20()
-
-
 def save_image(path, value=127, size=(30, 20)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, value, value)).save(path)

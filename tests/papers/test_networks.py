@@ -25,7 +25,6 @@ from attribook.papers.data import (
     clutter,
     fashion_mnist,
     mnist5k,
-    photos20,
 )
 from attribook.papers.networks import (
     PACKAGED_SEEDS,
@@ -57,22 +56,6 @@ TRAINED = tuple(name for name, recipe in networks.RECIPES.items() if recipe.trai
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 MORE = PACKAGED_SEEDS[-1] + 1  # the first seed that is trained on first use
 SNEAKER = FASHION_CLASSES.index("Sneaker")
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return mnist5k()
-
-
-@pytest.fixture(scope="module")
-def photos():
-    return photos20()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATTRIBOOK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

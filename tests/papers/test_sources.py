@@ -29,12 +29,6 @@ PARCEL = {"a.gz": b"first", "b.gz": b"second"}  # what a small source holds, unp
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATTRIBOOK_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def remove(monkeypatch):
     """Makes a source's package unknown to this environment."""
     return lambda name: change(monkeypatch, name, folders=list)
